@@ -1,0 +1,3 @@
+"""calib-gpu."""
+from calib_gpu._version import __version__
+

@@ -1,0 +1,1 @@
+"""Opacity tables: the container, its readers, and the tables that come with the package."""

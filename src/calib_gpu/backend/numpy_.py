@@ -1,0 +1,169 @@
+"""The NumPy backend: the reference for all others, and what runs where there is no GPU."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.backend.base import BadChannelRule, TileResult
+from calib_gpu.physics import loads
+from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums, chi2_grid, sky_signal
+from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.physics.loads import LoadPowers
+from calib_gpu.records import DumpStats, Floats, pixel_major
+from calib_gpu.schema import ENGINE_FLAGS, Flag
+
+PIECE: Final = 32 * 1024
+"""Samples worked on at a time: 256 KiB of float64, so that the passes over a piece stay in the cache."""
+
+_ANY: Final = 16
+"""Place of the samples with any bit set, behind those of the 16 bits."""
+
+_SAFE_FACTOR: Final = {8: 1e280, 4: 1e15}
+"""Factors (by item size of the output) below which no integer count can overflow."""
+
+
+class NumpyBackend:
+    """See :class:`calib_gpu.backend.base.Backend`."""
+
+    name = "numpy"
+
+    def describe(self) -> str:
+        """The processor and the NumPy version."""
+        return f"NumPy {np.__version__} on {platform.machine()}"
+
+    def dump_mean(self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False) -> DumpStats:
+        """Sums over the valid dumps of a tile."""
+        n_r, n_a, n_c, n_d = counts.shape
+        total, valid = pixel_major((n_c, n_r, n_a)), pixel_major((n_c, n_r, n_a), np.int64)
+        first = pixel_major((n_c, n_r, n_a)) if want_first else None
+        band = np.full((n_d, n_r, n_a), np.nan) if want_band else None
+        dump_valid, dump_present = np.zeros(n_d, bool), np.zeros(n_d, bool)
+        dump_missing = np.zeros(n_d, np.int64)
+        for r, a in np.ndindex(n_r, n_a):
+            pixel = counts[r, a]
+            if rule.all_valid(pixel, n_dump):
+                dump_valid[:] = dump_present[:] = True
+                total[:, r, a], valid[:, r, a] = _sum_dumps(pixel), n_d
+                if first is not None:
+                    first[:, r, a] = pixel[:, 0]
+                if band is not None:
+                    band[:, r, a] = pixel.mean(axis=0, dtype=np.float64)
+                continue
+            missing, good = rule.missing(pixel, n_dump), rule.valid(pixel, n_dump)
+            dump_missing += np.count_nonzero(missing, axis=0)
+            dump_present |= ~missing.all(axis=0)
+            any_good = good.any(axis=0)
+            dump_valid |= any_good
+            total[:, r, a] = _sum_dumps(np.where(good, pixel, pixel.dtype.type(0)))
+            valid[:, r, a] = np.count_nonzero(good, axis=1)
+            if first is not None:
+                d = int(np.argmax(any_good))
+                first[:, r, a] = np.where(good[:, d], pixel[:, d], np.nan)
+            if band is not None:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    band[:, r, a] = np.where(good, pixel, 0.0).sum(axis=0) / np.count_nonzero(good, axis=0)
+        return DumpStats(total, valid, first, band, dump_valid, dump_present, dump_missing)
+
+    def load_calibration(
+        self, hot: Floats, cold: Floats, zero: Floats | float, powers: LoadPowers, g_signal: Floats, g_image: Floats,
+        eta_f: float, rule: BadChannelRule,
+    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:  # fmt: skip
+        """Gain, gamma, T_rec and bad channels of one pixel."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gain = (hot - cold) / loads.load_contrast(powers, g_signal, g_image)
+        gamma = np.broadcast_to(loads.gamma(powers, g_signal, g_image, eta_f), hot.shape)
+        trec = loads.receiver_temperature(hot, cold, zero, powers, g_signal, g_image)
+        bad = loads.bad_channels(hot, cold, trec / g_signal, **vars(rule))
+        return gain, gamma, trec, bad
+
+    def sky_sums(self, off: Floats, hot: Floats, gain: Floats, bad: NDArray[np.bool_], model: SkyModel) -> SkySums:
+        """Sums of one pixel for the PWV fit."""
+        observed = sky_signal(off, hot, gain)
+        return SkySums.of_pixel(observed, model, np.isfinite(observed) & ~bad)
+
+    def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
+        """chi2 of every grid point and OFF."""
+        return chi2_grid(sums, opacity, x, grid)
+
+    def calibrate_tile(
+        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], rule: SampleRule, n_dump: int,
+        spectra: NDArray[Any], flags: NDArray[np.uint16],
+    ) -> TileResult:  # fmt: skip
+        """T_A* and flags of one tile, in pieces that stay in the cache."""
+        n_r, n_a, n_c, n_d = on.shape
+        counts, present = np.zeros((n_r, n_a, 17), np.int64), np.zeros(n_d, bool)
+        step = max(1, PIECE // n_d)
+        work = np.empty((min(step, n_c), n_d)) if spectra.dtype != np.float64 else None
+        limit = _SAFE_FACTOR[spectra.dtype.itemsize]
+        for r, a in np.ndindex(n_r, n_a):
+            # integer counts times such a factor are finite: no need to look at every sample
+            safe = on.dtype.kind != "f" and bool(
+                np.all((np.abs(factor[r, a]) < limit) & (np.abs(ref[r, a]) < 1e20) | (base[r, a] != 0))
+            )
+            for c in range(0, n_c, step):
+                piece = (r, a, slice(c, c + step))
+                out = spectra[piece] if work is None else work[: min(step, n_c - c)]
+                np.subtract(on[piece], ref[piece][:, None], out=out, casting="unsafe", dtype=np.float64)
+                np.multiply(out, factor[piece][:, None], out=out)
+                _flag(on[piece], base[piece], rule, n_dump, out, flags[piece], counts[r, a], present)
+                if work is not None:
+                    with np.errstate(over="ignore"):
+                        spectra[piece] = out
+                if not safe:
+                    _flag_nonfinite(spectra[piece], flags[piece], counts[r, a])
+        return TileResult(counts[..., :16], counts[..., _ANY], present)
+
+
+def _sum_dumps(counts: NDArray[Any]) -> Floats:
+    """Sum over the last axis: integers exactly in int64, floats dump by dump."""
+    if counts.dtype.kind != "f":
+        return counts.sum(axis=-1, dtype=np.int64).astype(np.float64)
+    total = counts[:, 0].astype(np.float64)
+    for d in range(1, counts.shape[-1]):
+        total += counts[:, d]
+    return total
+
+
+def _flag(
+    on: NDArray[Any], base: NDArray[np.uint16], rule: SampleRule, n_dump: int, out: Floats, flags: NDArray[np.uint16],
+    counts: NDArray[np.int64], present: NDArray[np.bool_],
+) -> None:  # fmt: skip
+    """Flags of a piece ``[C, D]``, NaN where one is set, and their counts."""
+    flags[...] = base[:, None]
+    if rule.all_valid(on, n_dump):
+        present[:] = True
+        n_dumps = np.int64(on.shape[-1])
+        marked = base != 0
+        if marked.any():
+            out[marked] = np.nan
+            _count(base[marked], counts, n_dumps)
+    else:
+        missing = rule.missing(on, n_dump)
+        present |= ~missing.all(axis=0)
+        flags[missing] |= np.uint16(Flag.FILL_VALUE)
+        flags[rule.invalid(on) & ~missing] |= np.uint16(Flag.INVALID_COUNT)
+        out[flags != 0] = np.nan
+        _count(flags[flags != 0], counts, np.int64(1))
+
+
+def _flag_nonfinite(out: NDArray[Any], flags: NDArray[np.uint16], counts: NDArray[np.int64]) -> None:
+    """NONFINITE where a value is not finite although no flag is set: the invariant holds whatever the counts were."""
+    bad = ~np.isfinite(out) & (flags == 0)
+    if bad.any():
+        flags[bad] = np.uint16(Flag.NONFINITE)
+        out[bad] = np.nan
+        counts[int(Flag.NONFINITE).bit_length() - 1] += np.count_nonzero(bad)
+        counts[_ANY] += np.count_nonzero(bad)
+
+
+def _count(flags: NDArray[np.uint16], counts: NDArray[np.int64], times: np.int64) -> None:
+    """Add the number of samples with each bit set, and of those with any."""
+    counts[_ANY] += times * flags.size
+    seen = np.bincount(flags, minlength=int(ENGINE_FLAGS) + 1)
+    values = np.flatnonzero(seen)
+    for bit in range(16):
+        counts[bit] += times * seen[values[(values >> bit) & 1 == 1]].sum()

@@ -1,0 +1,83 @@
+"""From counts to T_A* and T_sys: the one factor (physics, sections 3.1, 3.3 and 6.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SampleRule:
+    """What makes a count missing, dead or saturated.
+
+    ``fill`` is the value of a missing integer sample (None: no such value; float data use NaN);
+    counts <= 0 are dead unless ``positive`` is false (zero levels), counts >= ``saturation`` saturated (None: no limit).
+    """
+
+    fill: int | None
+    saturation: float | None
+    positive: bool = True
+
+    def missing(self, counts: NDArray[np.generic], n_dump: int) -> NDArray[np.bool_]:
+        """Missing samples; the last axis is the dump, those from ``n_dump`` on are padding."""
+        if counts.dtype.kind == "f":
+            missing = np.isnan(counts)
+        elif self.fill is not None:
+            missing = counts == self.fill
+        else:
+            missing = np.zeros(counts.shape, dtype=bool)
+        missing[..., n_dump:] = True
+        return missing
+
+    def invalid(self, counts: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Dead (<= 0) or saturated samples, missing ones among them or not; false for NaN and Inf."""
+        bad = counts <= 0 if self.positive else np.zeros(counts.shape, dtype=bool)
+        if self.saturation is not None:
+            bad |= counts >= self.saturation
+        if counts.dtype.kind == "f":
+            bad &= np.isfinite(counts)
+        return bad
+
+    def valid(self, counts: NDArray[np.generic], n_dump: int) -> NDArray[np.bool_]:
+        """Samples that may enter a mean: present, finite, > 0 and not saturated."""
+        good = ~(self.missing(counts, n_dump) | self.invalid(counts))
+        if counts.dtype.kind == "f":
+            good &= np.isfinite(counts)
+        return good
+
+    def all_valid(self, counts: NDArray[np.generic], n_dump: int) -> bool:
+        """True if every sample is valid: two passes without a temporary."""
+        if n_dump < counts.shape[-1] or not counts.size:
+            return False
+        low, high = counts.min(), counts.max()  # NaN compares false
+        in_range = bool(low > (0 if self.positive else -np.inf)) and bool(high < np.inf) and (self.saturation is None or bool(high < self.saturation))
+        return in_range and (counts.dtype.kind == "f" or self.fill is None or not low <= self.fill <= high)
+
+
+def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:
+    """gamma / (C_h - C_c) [K/count], eq. (7) without transmission."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return gamma / (hot - cold)
+
+
+def antenna_temperature(on: Floats, ref: Floats, gamma: Floats, hot: Floats, cold: Floats, t_signal: Floats) -> Floats:
+    """T_A* [K], eq. (7), written out; the tile kernels compute the same as (on - ref) * (factor / t_signal)."""
+    return (on - ref) * (factor(gamma, hot, cold) / t_signal)
+
+
+def system_temperature(ref: Floats, zero: Floats | float, factor_k: Floats, t_signal: Floats) -> Floats:
+    """T_sys on the T_A* scale at the reference position [K], eq. (9): (C_r - Z) factor / t_s."""
+    return (ref - zero) * (factor_k / t_signal)
+
+
+def combine(first: Floats, second: Floats, weights: tuple[float, float]) -> Floats:
+    """Reference from two OFF spectra; a term of weight 0 is not read, a NaN term of weight > 0 makes NaN."""
+    if weights[1] == 0.0:
+        return first
+    if weights[0] == 0.0:
+        return second
+    return weights[0] * first + weights[1] * second

@@ -1,0 +1,117 @@
+"""The PWV fit: grid search, then bracketed Newton steps, with every status (physics, section 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.physics.atmosphere import Chi2, Opacity, SkySums, chi2_at, chi2_grid
+
+Floats = NDArray[np.float64]
+Grid = Callable[[SkySums, Opacity, Floats, Floats], Floats]
+
+GRID_POINTS: Final = 128
+MAX_STEPS: Final = 30
+TOLERANCE: Final = 1e-12
+TOLERANCE_FLOOR_MM: Final = 1e-3
+MIN_RESIDUAL_K: Final = 0.1
+
+
+@dataclass(frozen=True)
+class PwvLimits:
+    """Bounds of the fit [mm] and the least number of data."""
+
+    low: float
+    high: float
+    min_points: int
+
+    @property
+    def grid(self) -> Floats:
+        """The grid [mm]: 128 points, evenly spaced in log w; its ends are the bounds, exactly."""
+        grid = np.geomspace(self.low, self.high, GRID_POINTS)
+        grid[0], grid[-1] = self.low, self.high
+        return grid
+
+
+@dataclass(frozen=True)
+class PwvFit:
+    """Result of one fit. ``status``: ok, at_lower_bound, at_upper_bound, not_converged or unconstrained.
+
+    ``pwv`` and ``error`` in mm, NaN if unconstrained; ``rms`` is that of the residual in K.
+    """
+
+    pwv: float
+    error: float
+    status: str
+    chi2: float
+    n: int
+
+    @property
+    def rms(self) -> float:
+        """rms of the residual S_H,obs - S_H [K]."""
+        return float(np.sqrt(self.chi2 / self.n)) if self.n else float("nan")
+
+    @property
+    def constrained(self) -> bool:
+        """False where the data say nothing about the water vapour."""
+        return self.status != "unconstrained"
+
+
+def fit_pwv(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits, grid_search: Grid = chi2_grid) -> PwvFit:
+    """Joint fit of one PWV to all OFFs in ``sums``; ``x`` is their airmass ``[O]``."""
+    grid = limits.grid
+    return fit_from_grid(sums, opacity, x, limits, grid, grid_search(sums, opacity, x, grid).sum(axis=1))
+
+
+def fit_from_grid(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits, grid: Floats, chi2: Floats) -> PwvFit:
+    """The same, where chi2 of every grid point is at hand; the lowest index wins ties, NaN counts as infinity."""
+    j = int(np.argmin(np.where(np.isnan(chi2), np.inf, chi2)))
+    at = chi2_at(sums, opacity, x, float(grid[j]))
+    if _unconstrained(at, sums.size, limits):
+        return PwvFit(float("nan"), float("nan"), "unconstrained", at.value, sums.size)
+    if j == 0 and at.slope >= 0.0:
+        return _result(float(grid[j]), at, sums.size, "at_lower_bound")
+    if j == grid.size - 1 and at.slope <= 0.0:
+        return _result(float(grid[j]), at, sums.size, "at_upper_bound")
+    low, high = float(grid[max(j - 1, 0)]), float(grid[min(j + 1, grid.size - 1)])
+    w, converged = _newton(sums, opacity, x, float(grid[j]), at, low, high)
+    if not converged:
+        return _result(float(grid[j]), at, sums.size, "not_converged")
+    return _result(w, chi2_at(sums, opacity, x, w), sums.size, "ok")
+
+
+def _newton(
+    sums: SkySums, opacity: Opacity, x: Floats, w: float, at: Chi2, low: float, high: float
+) -> tuple[float, bool]:
+    """Newton on chi2' inside a bracket that shrinks with its sign; bisects where a step would leave it."""
+    for _ in range(MAX_STEPS):
+        if at.slope > 0.0:
+            high = w
+        else:
+            low = w
+        curvature = at.curvature if at.curvature > 0.0 else 2.0 * at.fisher
+        step = w - at.slope / curvature if curvature > 0.0 else np.nan
+        if not low <= step <= high:
+            step = 0.5 * (low + high)
+        if abs(step - w) <= TOLERANCE * max(step, TOLERANCE_FLOOR_MM):
+            return step, True
+        w = step
+        at = chi2_at(sums, opacity, x, w)
+    return w, False
+
+
+def _unconstrained(at: Chi2, n: int, limits: PwvLimits) -> bool:
+    if n < max(limits.min_points, 1) or not at.fisher > 0.0 or not np.isfinite(at.value):
+        return True
+    residual = max(float(np.sqrt(at.value / (n - 1))) if n > 1 else 0.0, MIN_RESIDUAL_K)
+    return bool(residual / np.sqrt(at.fisher) > limits.high - limits.low)
+
+
+def _result(w: float, at: Chi2, n: int, status: str) -> PwvFit:
+    """sigma_w = sqrt(chi2_min / (N - 1)) / sqrt(F), eq. (16), unit weights."""
+    error = float(np.sqrt(at.value / (n - 1) / at.fisher)) if n > 1 else float("nan")
+    return PwvFit(w, error, status, at.value, n)

@@ -1,0 +1,221 @@
+"""QA metrics of a scan (physics, section 6.4): numbers, and the names of those beyond their limits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.physics.atmosphere import transmission
+from calib_gpu.physics.loads import load_contrast
+from calib_gpu.qa.sample import DumpSample
+from calib_gpu.records import Atmosphere, Floats, LoadCalibration, OffSpectra, Receiver
+from calib_gpu.stages.prepare import Factors
+from calib_gpu.stages.resolve import ResolvedLoads, set_powers
+
+RIPPLE_SHORTEST_HZ: Final = 20e6
+
+WARN_ABOVE: Final = {
+    "rms_ratio": 1.5, "rms_drift": 3.0, "pwv_rms_k": 5.0, "gain_drift": 0.02, "off_drift": 0.01, "hot_stability": 5.0,
+    "bad_channel_fraction": 0.1, "fill_fraction": 0.1, "nan_fraction": 0.1, "baseline_ripple_ratio": 3.0,
+    "ref_gap_max_s": 60.0, "load_age_s": 1800.0, "pwv_off_scatter_fraction": 0.1,
+}  # fmt: skip
+"""A metric above its limit (in any pixel) is named in ``qa['warnings']``."""
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Integration times: ``on`` and ``ref`` [S_on] in s, and the noise bandwidth of a channel in Hz."""
+
+    on: Floats
+    ref: Floats
+    bandwidth: float
+
+
+def load_metrics(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> dict[str, Any]:
+    """Metrics of the loads: T_rec, Y, bad channels, gain drift against the set before, stability of HOT."""
+    cal = resolved.calibration
+    good = ~cal.bad
+    zero = cal.zero
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y = (cal.hot - zero) / (cal.cold - zero)
+    trec = _over_channels(np.nanmedian, np.where(good, cal.trec, np.nan))
+    spread = _over_channels(np.nanmedian, np.abs(np.where(good, cal.trec, np.nan) - trec))
+    out: dict[str, Any] = {
+        "trec_median": trec,
+        "trec_mad": spread,
+        "y_median": _over_channels(np.nanmedian, np.where(good, y, np.nan)),
+        "bad_channel_fraction": cal.bad.mean(axis=0),
+        "pixel_dead": cal.bad.all(axis=0),
+        "hot_stability": _hot_stability(resolved, factors),
+        "gain_drift": _gain_drift(resolved, rx, factors),
+        "load_age_s": resolved.loads.age_s,
+    }
+    return out
+
+
+def _over_channels(function: Any, values: Floats) -> Floats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN pixels give NaN
+        return np.asarray(function(values, axis=0))
+
+
+def _hot_stability(resolved: ResolvedLoads, factors: Factors) -> Floats | None:
+    """std over dumps of the band mean, over its mean, times sqrt(n_c B t): 1 where it is radiometric."""
+    loads = resolved.loads.sets[0]
+    if loads.hot_band.shape[0] < 2 or not np.isfinite(loads.dump_time):
+        return None
+    band = abs(factors.scan.source.tuning.spacing) * factors.scan.source.shape[0]
+    return np.asarray(loads.hot_band.std(axis=0, ddof=1) / loads.hot_band.mean(axis=0) * np.sqrt(band * loads.dump_time))
+
+
+def _gain_drift(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> Floats | None:
+    """median over channels of |G2/G1 - 1| between consecutive load sets."""
+    loads = resolved.loads
+    pair = loads.sets if len(loads.sets) == 2 else (loads.previous, loads.sets[0])
+    if pair[0] is None or pair[1] is None:
+        return None
+    scan, drift = factors.scan, np.empty(resolved.calibration.bad.shape[1:])
+    for r, a in np.ndindex(drift.shape):
+        gains, good = rx.gains.pixel(r, a), ~resolved.calibration.bad[:, r, a]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g1, g2 = (
+                (s.hot[:, r, a] - s.cold[:, r, a]) / load_contrast(set_powers(s, scan.signal, scan.image, rx), *gains)
+                for s in pair
+            )
+            change = np.abs(g2 / g1 - 1.0)[good]
+        drift[r, a] = np.median(change) if change.size else np.nan
+    return drift
+
+
+def off_drift(offs: OffSpectra, bad: NDArray[np.bool_]) -> Floats | None:
+    """Largest change of any OFF against the first: max over OFFs of median over channels of |C_k / C_1 - 1|."""
+    if len(offs.index) < 2:
+        return None
+    drift = np.zeros(bad.shape[1:])
+    for r, a in np.ndindex(drift.shape):
+        spectra = offs.mean[~bad[:, r, a], r, a, :]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            change = _over_channels(np.nanmedian, np.abs(spectra / spectra[:, :1] - 1.0)) if spectra.size else np.array([np.nan])
+        drift[r, a] = np.nanmax(change) if np.isfinite(change).any() else np.nan
+    return drift
+
+
+def sky_metrics(atmosphere: Atmosphere, factors: Factors) -> dict[str, Any]:
+    """Metrics of the PWV fit, of the transmission and of the times between ON and reference."""
+    good = [w for w in atmosphere.off_pwv if w is not None]
+    scatter = float(np.std(good, ddof=1)) if len(good) > 1 else None
+    t = np.array([[v.min(), np.median(v)] for v in (factors.transmission(on) for on in range(len(factors.pairing.on)))])
+    subscans = factors.scan.source.subscans
+    gaps = [
+        abs(subscans[int(on)].time_us - subscans[int(ref)].time_us) / 1e6
+        for on, refs, weights in zip(factors.pairing.on, factors.pairing.ref, factors.pairing.weight, strict=True)
+        for ref, weight in zip(refs, weights, strict=True)
+        if weight > 0.0
+    ]
+    return {
+        "pwv": atmosphere.pwv, "pwv_err": atmosphere.pwv_error, "pwv_status": atmosphere.status,
+        "pwv_source": atmosphere.source, "pwv_rms_k": atmosphere.rms_k, "chi2_red": atmosphere.chi2_reduced,
+        "pwv_per_off": list(atmosphere.off_pwv), "pwv_off_scatter": scatter,
+        "pwv_off_scatter_fraction": scatter / atmosphere.pwv if scatter is not None and atmosphere.pwv else None,
+        "ref_gap_max_s": max(gaps), "t_min_s": float(t[:, 0].min()), "t_median_s": float(np.median(t[:, 1])),
+    }  # fmt: skip
+
+
+def spectrum_metrics(
+    sample: DumpSample, exposure: Exposure, factors: Factors, rx: Receiver, atmosphere: Atmosphere
+) -> dict[str, Any]:
+    """Metrics of T_A* itself, from the sampled dumps."""
+    pixels = factors.bad.shape[1:]
+    names = ("baseline_offset_k", "baseline_ripple_k", "ripple_period_hz", "baseline_ripple_ratio")
+    out: dict[str, Any] = {name: np.full(pixels, np.nan) for name in names}
+    out["negative_line"] = np.zeros(pixels, bool)
+    seconds = 1.0 / exposure.on[sample.on] + 1.0 / exposure.ref[sample.on]
+    expected = sample.t_sys * np.sqrt(seconds / exposure.bandwidth)[:, None, None]
+    n_good = np.count_nonzero(~factors.bad, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out["rms_ratio"] = _over_channels(np.nanmedian, sample.rms / expected)
+        drift = _over_channels(np.nanstd, sample.band) / (_over_channels(np.nanmedian, expected) / np.sqrt(n_good))
+    out["rms_drift"] = drift if sample.on.size > 1 else None
+    out["tsys_median"] = _over_channels(np.nanmedian, sample.t_sys)
+    spacing = abs(factors.scan.source.tuning.spacing)
+    for pixel in np.ndindex(pixels):
+        spectrum = sample.mean_spectrum(*pixel)
+        good = np.isfinite(spectrum)
+        if not good.any():
+            continue
+        out["baseline_offset_k"][pixel] = np.median(spectrum[good])
+        for name, value in zip(names[1:], ripple(spectrum, spacing), strict=True):
+            out[name][pixel] = value
+        level = spectrum[good] - np.median(spectrum[good])
+        noise = 1.4826 * np.median(np.abs(level))
+        out["negative_line"][pixel] = -level.min() > max(2.0 * level.max(), 10.0 * noise)
+    out["baseline_offset_model_k"] = baseline_model(sample, factors, rx, atmosphere)
+    out["n_dumps_sampled"] = int(sample.on.size)
+    return out
+
+
+def ripple(spectrum: Floats, spacing: float) -> tuple[float, float, float]:
+    """Largest periodic baseline: amplitude [K], period [Hz], and amplitude over 3 sigma of white noise.
+
+    From the Hann-windowed FFT of the mean spectrum (NaN filled linearly), periods from 20 MHz to half the band.
+    """
+    n = spectrum.size
+    good = np.isfinite(spectrum)
+    filled = np.interp(np.arange(n), np.flatnonzero(good), spectrum[good])
+    window = np.hanning(n)
+    amplitude = 2.0 * np.abs(np.fft.rfft((filled - filled.mean()) * window)) / window.sum()
+    with np.errstate(divide="ignore"):
+        period = n * spacing / np.arange(amplitude.size)
+    inside = (period >= RIPPLE_SHORTEST_HZ) & (period <= 0.5 * n * spacing)
+    if not inside.any():
+        return float("nan"), float("nan"), float("nan")
+    k = int(np.flatnonzero(inside)[np.argmax(amplitude[inside])])
+    white = np.diff(filled).std() / np.sqrt(2.0) * np.sqrt(2.0 * (window**2).sum()) / window.sum()
+    return float(amplitude[k]), float(period[k]), float(amplitude[k] / (3.0 * white)) if white > 0 else float("nan")
+
+
+def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmosphere: Atmosphere) -> Floats | None:
+    """False baseline from unequal elevation of ON and reference (section 5.6), mean over the sampled dumps [R,A], K."""
+    if atmosphere.sky is None or atmosphere.pwv is None:
+        return None
+    tau_i = np.nan_to_num(atmosphere.tau_image)
+    signal, image = [], []
+    for on in sample.on:
+        x_on, x_off = factors.airmass[on], factors.reference_airmass[on]
+        t_on, t_off = transmission(factors.tau_signal, x_on), transmission(factors.tau_signal, x_off)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            signal.append(np.median(atmosphere.sky.atm_signal * (t_off - t_on) / t_on))
+            image.append(np.median(atmosphere.sky.atm_image * (transmission(tau_i, x_off) - transmission(tau_i, x_on)) / t_on))
+    ratio = rx.gains.image / rx.gains.signal
+    if ratio.ndim == 3:
+        ratio = ratio.mean(axis=0)
+    return np.broadcast_to(np.mean(signal) + ratio * np.mean(image), factors.bad.shape[1:])
+
+
+def as_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as JSON: arrays as nested lists, NaN as null; and the list of warnings."""
+    out = {name: _plain(value) for name, value in metrics.items()}
+    out["warnings"] = [name for name, limit in WARN_ABOVE.items() if _above(metrics.get(name), limit)]
+    out["warnings"] += [name for name in ("negative_line", "pixel_dead") if np.any(metrics.get(name, False))]
+    return out
+
+
+def _above(value: Any, limit: float) -> bool:
+    return value is not None and bool(np.any(np.nan_to_num(np.asarray(value, dtype=float), nan=0.0) > limit))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,207 @@
+"""Stage 3, atmosphere: the water vapour from the OFF and HOT counts, and the opacity of both sidebands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.atm.builtin import find_builtin
+from calib_gpu.atm.table import OpacityTable, read_table
+from calib_gpu.backend.base import Backend
+from calib_gpu.errors import ConfigError, MissingValue
+from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, SkySums, SkyTemperatures, airmass, sky_model
+from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
+from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver, Scan
+from calib_gpu.schema import ScanFlag
+from calib_gpu.settings import Settings
+from calib_gpu.stages.resolve import ResolvedLoads
+
+
+def site_value(scan: Scan, name: str) -> float | None:
+    """NaN-mean over all subscans of a site array (pamb, tamb, t_atm, t_spill); None where the array is absent."""
+    values = scan.source.arrays.get(name)
+    if values is None:
+        return None
+    good = values[np.isfinite(values)]
+    mean = float(good.mean()) if good.size else float("nan")
+    if not mean > 0.0:
+        raise MissingValue("no usable value", array=f"source/{name}", value=mean, rule="a mean > 0 over the subscans")
+    return mean
+
+
+def _needed(scan: Scan, name: str, why: str) -> float:
+    value = site_value(scan, name)
+    if value is None:
+        raise MissingValue(f"needed {why}", array=f"source/{name}", fix="give the value as a setting, or use --atmosphere none")
+    return value
+
+
+def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | None:
+    """The table that the settings ask for; None without atmosphere."""
+    if settings.atmosphere == "none":
+        return None
+    if settings.atmosphere == "auto":
+        axes = [scan.topocentric_signal] + ([] if rx.gains.single_sideband else [scan.topocentric_image])
+        return find_builtin(*axes)
+    return read_table(settings.atmosphere)
+
+
+def no_atmosphere(scan: Scan) -> Atmosphere:
+    """t = 1 everywhere."""
+    zero = np.zeros_like(scan.signal)
+    return Atmosphere(None, None, "none", "none", zero, zero.copy())
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Everything that a fit needs, in one place."""
+
+    opacity: Opacity
+    x: Floats
+    limits: PwvLimits
+    backend: Backend
+
+    def one(self, sums: SkySums) -> PwvFit:
+        return fit_pwv(sums, self.opacity, self.x, self.limits, self.backend.pwv_grid)
+
+    def joint_and_per_off(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit]]:
+        """The joint fit, and one for each OFF: chi2 on the grid is computed once for all."""
+        grid = self.limits.grid
+        chi2 = self.backend.pwv_grid(sums, self.opacity, self.x, grid)
+        joint = fit_from_grid(sums, self.opacity, self.x, self.limits, grid, chi2.sum(axis=1))
+        if self.x.size == 1:
+            return joint, [joint]
+        each = [
+            fit_from_grid(sums.off(o), self.opacity, self.x[o : o + 1], self.limits, grid, chi2[:, o])
+            for o in range(self.x.size)
+        ]
+        return joint, each
+
+
+def fit_atmosphere(
+    scan: Scan, offs: OffSpectra, resolved: ResolvedLoads, rx: Receiver, settings: Settings, backend: Backend
+) -> Atmosphere:
+    """Water vapour and zenith opacities of a scan.
+
+    Raises
+    ------
+    AtmRange, BadElevation, MissingValue, ConfigError
+        The table does not cover the band, an elevation is bad, a site value is missing, the table is unusable.
+    """
+    table = find_table(scan, rx, settings)
+    if table is None:
+        return no_atmosphere(scan)
+    image = None if rx.gains.single_sideband else scan.topocentric_image
+    pressure = None if table.pressure.size == 1 else _needed(scan, "pamb", "for an opacity table of several layers") * PASCAL_PER_TORR
+    opacity = table.opacity(scan.topocentric_signal, image, pressure)
+    flags = int(ScanFlag.ATM_CLAMPED) if opacity.clamped else 0
+    warnings = [f"opacity table {table.name} is synthetic: good for simulations, not for science"] if table.synthetic else []
+    if settings.pwv != "fit":
+        return _at(opacity, float(settings.pwv), {"pwv_error": 0.0, "status": "fixed", "source": "fixed"}, table, flags, warnings)
+    temperatures, defaulted = _sky_temperatures(scan, opacity, settings)
+    flags |= int(ScanFlag.T_ATM_DEFAULTED) if defaulted else 0
+    elevation = {s.index: s.elevation for s in scan.source.subscans}
+    x = airmass([elevation[i] for i in offs.index], settings.airmass, settings.shell_height_km)
+    fit = _Fit(opacity, x, PwvLimits(settings.pwv_min, settings.pwv_max, settings.min_points), backend)
+    sums, pixel_fits = _sums(offs, resolved, rx, temperatures, fit, each_pixel=settings.pwv_scope == "per_pixel")
+    joint, each_off = fit.joint_and_per_off(sums)
+    pwv, source = (joint.pwv, "fit") if joint.constrained else _fallback(scan, settings)
+    if joint.constrained and settings.pwv_scope != "scan":
+        pwv = _median(pixel_fits.ravel().tolist() if settings.pwv_scope == "per_pixel" else each_off, joint.pwv)
+    if not joint.constrained:
+        flags |= ScanFlag.PWV_FALLBACK
+        warnings.append(f"the sky signal does not constrain the water vapour: {pwv:g} mm from {source} is used")
+    if joint.status in ("at_lower_bound", "at_upper_bound"):
+        flags |= ScanFlag.PWV_AT_BOUND
+        warnings.append(f"the water vapour fit ends at its bound, {joint.pwv:g} mm: check eta_f, t_atm and the load temperatures")
+    chi2 = joint.chi2 / (joint.n - 1) if joint.n > 1 else None
+    more = {
+        "pwv_error": _number(joint.error), "status": joint.status, "source": source, "rms_k": _number(joint.rms),
+        "chi2_reduced": chi2, "sky": temperatures, "off_pwv": tuple(_number(f.pwv) for f in each_off),
+        "pixel_pwv": np.vectorize(lambda f: f.pwv, otypes=[float])(pixel_fits) if pixel_fits.size else None,
+    }  # fmt: skip
+    return _at(opacity, pwv, more, table, int(flags), warnings)
+
+
+def _at(
+    opacity: Opacity, pwv: float, more: dict[str, Any], table: OpacityTable, flags: int, warnings: list[str]
+) -> Atmosphere:
+    tau_signal, tau_image = opacity.tau(pwv)
+    return Atmosphere(
+        pwv=pwv, tau_signal=tau_signal, tau_image=tau_image, table=table.name, scan_flags=flags, warnings=tuple(warnings), **more
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _median(fits: list[PwvFit], joint: float) -> float:
+    good = [f.pwv for f in fits if f.constrained]
+    return float(np.median(good)) if good else joint
+
+
+def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
+    """pwv_header (settings above the store, the store, settings below it), then pwv_default."""
+    stored = scan.source.attrs.get("pwv_header")
+    usable = isinstance(stored, int | float) and not isinstance(stored, bool) and np.isfinite(stored) and stored > 0
+    candidates = [settings.pwv_header, float(stored) if usable and stored is not None else None]
+    if not settings.outranks_store("pwv_header"):
+        candidates.reverse()
+    for value in candidates:
+        if value is not None and value > 0:
+            return value, "header"
+    return settings.pwv_default, "default"
+
+
+def _sky_temperatures(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[SkyTemperatures, bool]:
+    """J of atmosphere, spillover and background; and whether T_atm was taken as ambient for want of anything better."""
+    t_atm, defaulted = _t_atm(scan, opacity, settings)
+    stored = None if settings.outranks_store("t_spill") else site_value(scan, "t_spill")
+    if stored is not None:
+        t_spill = stored
+    elif isinstance(settings.t_spill, str):
+        t_spill = _needed(scan, "tamb", "for the spillover temperature")
+    else:
+        t_spill = settings.t_spill
+    return SkyTemperatures.of(scan.signal, scan.image, t_atm, t_spill, settings.t_bg), defaulted
+
+
+def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any, Any], bool]:
+    stored = None if settings.outranks_store("t_atm") else site_value(scan, "t_atm")
+    if stored is not None:
+        return (stored, stored), False
+    if not isinstance(settings.t_atm, str):
+        if not settings.t_atm > 0.0:
+            raise ConfigError("not a temperature", array="t_atm", value=settings.t_atm, rule="> 0 K")
+        return (settings.t_atm, settings.t_atm), False
+    if settings.t_atm == "table":
+        if opacity.t_eff_signal is None:
+            raise ConfigError("the opacity table has no t_eff", array="t_atm", value="table", fix="use t_atm=factor, or a table with t_eff")
+        image: NDArray[np.float64] | float = 1.0 if opacity.t_eff_image is None else opacity.t_eff_image
+        return (opacity.t_eff_signal, image), False
+    ambient = _needed(scan, "tamb", f"for t_atm={settings.t_atm}")
+    if settings.t_atm == "factor":
+        return (settings.t_atm_factor * ambient,) * 2, False
+    return (ambient, ambient), True
+
+
+def _sums(
+    offs: OffSpectra, resolved: ResolvedLoads, rx: Receiver, temperatures: SkyTemperatures, fit: _Fit, *, each_pixel: bool
+) -> tuple[SkySums, NDArray[Any]]:
+    """Sums over all pixels, in their order; and the fit of each pixel alone, where asked for."""
+    cal = resolved.calibration
+    n_channel, n_r, n_a = cal.gain.shape
+    total = SkySums.zeros(len(offs.index), n_channel)
+    pixel_fits = np.empty((n_r, n_a) if each_pixel else (0,), dtype=object)
+    for r, a in np.ndindex(n_r, n_a):
+        gains = rx.gains.pixel(r, a)
+        model = sky_model(temperatures, resolved.mean_powers, *gains, rx.eta_f)
+        sums = fit.backend.sky_sums(offs.mean[:, r, a].T, cal.hot[:, r, a], cal.gain[:, r, a], cal.bad[:, r, a], model)
+        total.add(sums)
+        if each_pixel:
+            pixel_fits[r, a] = fit.one(sums)
+    return total, pixel_fits

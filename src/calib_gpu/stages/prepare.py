@@ -1,0 +1,159 @@
+"""Stage 4, prepare: which OFF serves which ON, and the one factor of every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.errors import NoReference
+from calib_gpu.modes import pair
+from calib_gpu.physics import loads as load_physics
+from calib_gpu.physics.atmosphere import airmass, transmission
+from calib_gpu.physics.calibration import combine, factor, system_temperature
+from calib_gpu.records import Atmosphere, Floats, OffSpectra, Pairing, Receiver, Scan, Tile
+from calib_gpu.schema import Flag, ScanFlag
+from calib_gpu.settings import Settings
+from calib_gpu.stages.resolve import ResolvedLoads
+
+MAX_AIRMASS_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True)
+class TileFactors:
+    """What a tile needs beside its counts; all ``[R, A, C]``.
+
+    ``factor`` K/count with transmission, ``ref`` counts, ``base`` flag bits of all dumps, ``t_sys`` K.
+    """
+
+    factor: Floats
+    ref: Floats
+    base: NDArray[np.uint16]
+    t_sys: Floats
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The scan's maths, collapsed: T_A* = (on - ref) * factor / t_s, plus flags.
+
+    ``pairing`` gives subscan numbers, ``slots`` [S_on,2] the positions of the references in ``offs``;
+    ``airmass`` and ``reference_airmass`` [S_on] are those of each ON and its reference. ``fixed`` is the factor [C,R,A] where one load set serves the whole scan,
+    else ``moving`` has the sets to interpolate between.
+    """
+
+    scan: Scan
+    bad: NDArray[np.bool_]
+    zero: Floats | float
+    rx: Receiver
+    offs: OffSpectra
+    pairing: Pairing
+    slots: NDArray[np.int64]
+    airmass: Floats
+    reference_airmass: Floats
+    tau_signal: Floats
+    t_min: float
+    fixed: Floats | None
+    moving: ResolvedLoads | None
+    scan_flags: int
+
+    def transmission(self, on: int) -> Floats:
+        """Transmission of the signal band ``[C]`` along the line of sight of an ON subscan."""
+        return np.ones_like(self.tau_signal) if self.no_sky else transmission(self.tau_signal, self.airmass[on])
+
+    @property
+    def no_sky(self) -> bool:
+        """True without atmosphere."""
+        return not self.tau_signal.any()
+
+    def reference(self, on: int, r: slice, a: slice) -> Floats:
+        """Reference spectrum of an ON ``[R, A, C]``, counts; NaN where it is missing."""
+        first, second = (self.offs.reference[:, r, a, k] for k in self.slots[on])
+        weights = (float(self.pairing.weight[on, 0]), float(self.pairing.weight[on, 1]))
+        return np.moveaxis(combine(first, second, weights), 0, -1)
+
+    def of_tile(self, tile: Tile) -> TileFactors:
+        """Factor, reference, flags and T_sys of a tile."""
+        t_s = self.transmission(tile.on)
+        ref = self.reference(tile.on, tile.r, tile.a)
+        k = self._factor(tile)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            through_sky = k / t_s
+        bad = np.moveaxis(self.bad[:, tile.r, tile.a], 0, -1)
+        opaque = t_s < self.t_min
+        base = np.where(bad, np.uint16(Flag.BAD_CHANNEL), np.uint16(0))
+        base |= np.where(np.isnan(ref), np.uint16(Flag.NO_REFERENCE), np.uint16(0))
+        base |= np.where(opaque, np.uint16(Flag.OPAQUE), np.uint16(0))
+        level = np.moveaxis(self.zero[:, tile.r, tile.a], 0, -1) if isinstance(self.zero, np.ndarray) else self.zero
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            t_sys = system_temperature(ref, level, k, t_s)
+        t_sys = np.where((base == 0) & np.isfinite(t_sys), t_sys, np.nan)
+        return TileFactors(through_sky, ref, base, t_sys)
+
+    def _factor(self, tile: Tile) -> Floats:
+        """gamma / (C_h - C_c) ``[R, A, C]``, K/count, at the time of the ON subscan."""
+        if self.fixed is not None:
+            return np.moveaxis(self.fixed[:, tile.r, tile.a], 0, -1)
+        assert self.moving is not None
+        source = self.scan.source
+        powers, weight = self.moving.powers_at(source.epoch_us + source.subscans[tile.subscan].time_us)
+        first, second = self.moving.loads.sets
+        out = np.empty((tile.r.stop - tile.r.start, tile.a.stop - tile.a.start, self.tau_signal.size))
+        for i, j in np.ndindex(out.shape[:2]):
+            pixel = (slice(None), tile.r.start + i, tile.a.start + j)
+            hot = (1.0 - weight) * first.hot[pixel] + weight * second.hot[pixel]
+            cold = (1.0 - weight) * first.cold[pixel] + weight * second.cold[pixel]
+            out[i, j] = factor(load_physics.gamma(powers, *self.rx.gains.pixel(*pixel[1:]), self.rx.eta_f), hot, cold)
+        return out
+
+
+def pair_subscans(scan: Scan, offs: OffSpectra, settings: Settings) -> Pairing:
+    """Pair the ON subscans with the OFFs that have a valid dump."""
+    on, off = scan.source.of_kind("ON"), {s.index: s for s in scan.source.subscans}
+    if not scan.source.of_kind("OFF"):
+        raise NoReference("no OFF subscan", array="source/sobsmode", rule="at least one OFF, OTF-OFF or REF", fix="without an OFF a scan cannot be calibrated")
+    stored = settings.pair_on == "mjd"
+    return pair(
+        [(s.index, s.stored_us if stored else s.time_us) for s in on],
+        [(i, off[i].stored_us if stored else off[i].time_us) for i in offs.index],
+        settings.reference,
+    )
+
+
+def on_airmass(scan: Scan, atmosphere: Atmosphere, settings: Settings) -> Floats:
+    """Airmass of each ON ``[S_on]``; NaN where there is neither atmosphere nor elevation."""
+    elevation = np.array([s.elevation for s in scan.source.of_kind("ON")])
+    if atmosphere.status == "none" and "elevation" not in scan.source.arrays:
+        return np.full(elevation.shape, np.nan)
+    x = airmass(elevation, settings.airmass, settings.shell_height_km)
+    return np.full_like(x, x.mean()) if settings.airmass_mode == "scan_mean" else x
+
+
+def prepare(
+    scan: Scan, offs: OffSpectra, pairing: Pairing, resolved: ResolvedLoads, rx: Receiver, atmosphere: Atmosphere,
+    settings: Settings,
+) -> Factors:  # fmt: skip
+    """Collapse the scan's maths into factors and references."""
+    cal = resolved.calibration
+    one_set = len(resolved.powers) == 1
+    fixed = factor(cal.gamma, cal.hot, cal.cold) if one_set else None
+    position = {index: k for k, index in enumerate(offs.index)}
+    slots = np.array([[position[int(i)] for i in row] for row in pairing.ref], np.int64).reshape(-1, 2)
+    x = on_airmass(scan, atmosphere, settings)
+    x_ref, flags = (np.full_like(x, np.nan), 0) if atmosphere.status == "none" else _reference_airmass(scan, pairing, settings)
+    return Factors(
+        scan, cal.bad, cal.zero, rx, offs, pairing, slots, x, x_ref, atmosphere.tau_signal, settings.t_min, fixed,
+        None if one_set else resolved, flags,
+    )  # fmt: skip
+
+
+def _reference_airmass(scan: Scan, pairing: Pairing, settings: Settings) -> tuple[Floats, int]:
+    """Weighted airmass of each reference ``[S_on]``; scan flag if that of an ON differs by more than 1 % from any OFF's."""
+    x = {
+        index: float(airmass(scan.source.subscans[index].elevation, settings.airmass, settings.shell_height_km))
+        for index in {*pairing.on.tolist(), *pairing.ref.ravel().tolist()}
+    }
+    x_on = np.array([x[i] for i in pairing.on.tolist()])
+    x_ref = np.array([[x[i] for i in row] for row in pairing.ref.tolist()])
+    differs = (pairing.weight > 0.0) & (np.abs(x_on[:, None] - x_ref) > MAX_AIRMASS_DIFFERENCE * x_ref)
+    return (x_ref * pairing.weight).sum(axis=1), int(ScanFlag.ELEVATION_MISMATCH) if differs.any() else 0

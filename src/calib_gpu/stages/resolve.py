@@ -1,0 +1,156 @@
+"""Stage 2, resolve: receiver parameters from all layers, and the load calibration of all pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.backend.base import Backend, BadChannelRule
+from calib_gpu.errors import ConfigError, NoValidLoads
+from calib_gpu.physics import loads as physics
+from calib_gpu.physics.loads import LoadPowers, SidebandGains
+from calib_gpu.records import CountGroup, LoadCalibration, Loads, LoadSet, Receiver, Scan, pixel_major
+from calib_gpu.schema import ScanFlag
+from calib_gpu.settings import GAIN_NOTATIONS, Settings
+from calib_gpu.stages.load import Reader, read_zero
+
+DEFAULT_GAINS = (0.5, 0.5)
+
+
+def receiver(source: CountGroup, settings: Settings) -> Receiver:
+    """Gains, forward efficiency and couplings after settings, store, profile and default were consulted."""
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+
+    def pick(name: str, stored: Any) -> Any:
+        use_store = stored is not None and not settings.outranks_store(name)
+        values[name], origin[name] = (stored, "store") if use_store else (getattr(settings, name), settings.layer(name))
+        return values[name]
+
+    eta_f = float(pick("eta_f", _first(source, "eta_f")))
+    if not 0.0 < eta_f <= 1.0:
+        raise ConfigError("not a forward efficiency", array="source/eta_f", value=eta_f, rule="0 < eta_f <= 1")
+    gains, gain_values, gain_origin = _gains(source, settings)
+    values.update(gain_values)
+    origin["gains"] = gain_origin
+    for name in ("eta_h", "eta_c"):
+        pick(name, None)
+    return Receiver(gains, eta_f, settings.eta_h, settings.eta_c, values, origin)
+
+
+def _first(source: CountGroup, name: str) -> float | None:
+    return float(np.ravel(source.arrays[name])[0]) if name in source.arrays else None
+
+
+def _gains(source: CountGroup, settings: Settings) -> tuple[SidebandGains, dict[str, Any], str]:
+    """A notation is taken whole from one layer: settings above the store, the store, settings below it, default."""
+    given = next((n for n in GAIN_NOTATIONS if getattr(settings, n[0]) is not None), None)
+    stored = [name for name in ("gain_sig", "gain_img") if name in source.arrays]
+    if len(stored) == 1:
+        raise ConfigError("one gain weight without the other", array=f"source/{stored[0]}", rule="gain_sig and gain_img, or neither")
+    if stored and (given is None or not settings.outranks_store(given[0])):
+        weights = tuple(source.arrays[name] for name in stored)
+        return physics.gains_from_weights(*weights), {}, "store"
+    if given == ("g_sig",):
+        return physics.gains_from_signal(float(settings.g_sig or 0.0)), {"g_sig": settings.g_sig}, settings.layer("g_sig")
+    if given == ("image_ratio",):
+        ratio = float(settings.image_ratio or 0.0)
+        return physics.gains_from_image_ratio(ratio), {"image_ratio": ratio}, settings.layer("image_ratio")
+    if given is not None:
+        w_s, w_i = float(settings.gain_sig or 0.0), float(settings.gain_img or 0.0)
+        return physics.gains_from_weights(w_s, w_i), {"gain_sig": w_s, "gain_img": w_i}, settings.layer("gain_sig")
+    return physics.gains_from_weights(*DEFAULT_GAINS), dict(zip(("gain_sig", "gain_img"), DEFAULT_GAINS, strict=True)), "default"
+
+
+def bad_channel_rule(settings: Settings, saturation: float | None) -> BadChannelRule:
+    """The limits of the bad-channel rules."""
+    return BadChannelRule(settings.clip_counts, settings.clip_trec, settings.smooth_width, settings.edge_fraction, saturation)
+
+
+def set_powers(loads: LoadSet, signal: NDArray[np.float64], image: NDArray[np.float64], rx: Receiver) -> LoadPowers:
+    """Powers of the loads of one set on the scan's frequency axes, or those that the store gives."""
+    if loads.override is not None:
+        return loads.override
+    return physics.load_powers(signal, image, loads.t_hot, loads.t_cold, rx.eta_h, rx.eta_c)
+
+
+@dataclass(frozen=True)
+class ResolvedLoads:
+    """The calibration at the mean ON time, and what is needed to follow the loads in time: ``powers`` of each set."""
+
+    loads: Loads
+    powers: tuple[LoadPowers, ...]
+    calibration: LoadCalibration
+    mean_powers: LoadPowers
+    scan_flags: int
+
+    def powers_at(self, time_us: float) -> tuple[LoadPowers, float]:
+        """Load powers at an absolute time and the weight of the second set."""
+        weight = self.loads.weight(time_us)
+        if len(self.powers) == 1:
+            return self.powers[0], 0.0
+        return self.powers[0].interpolate(self.powers[1], weight), weight
+
+
+def resolve(
+    scan: Scan, loads: Loads, rx: Receiver, settings: Settings, backend: Backend, reader: Reader
+) -> tuple[ResolvedLoads, int]:
+    """Load calibration of all pixels at the mean ON time; bytes read (ZERO subscans of ``source``).
+
+    With two load sets the counts are interpolated in time and the bad channels of both are joined.
+    """
+    zero, n_read = loads.sets[0].zero, 0
+    if zero is None:
+        zero, n_read = read_zero(scan.source, reader)
+    level = settings.zero_level if zero is None else zero
+    rule = bad_channel_rule(settings, scan.source.rule.saturation)
+    powers = tuple(set_powers(s, scan.signal, scan.image, rx) for s in loads.sets)
+    time = scan.source.absolute_us(scan.source.of_kind("ON"))
+    weight = loads.weight(time)
+    if len(loads.sets) == 1:
+        hot, cold, mean_powers = loads.sets[0].hot, loads.sets[0].cold, powers[0]
+    else:
+        first, second = loads.sets
+        hot = (1.0 - weight) * first.hot + weight * second.hot
+        cold = (1.0 - weight) * first.cold + weight * second.cold
+        mean_powers = powers[0].interpolate(powers[1], weight)
+    calibration = calibrate_loads(hot, cold, level, mean_powers, rx, rule, backend)
+    if len(loads.sets) == 2:
+        for s, p in zip(loads.sets, powers, strict=True):
+            calibration.bad[...] |= calibrate_loads(s.hot, s.cold, level, p, rx, rule, backend).bad
+    if calibration.bad.all():
+        raise NoValidLoads(
+            "the loads leave no good channel in any pixel", array=f"{loads.sets[0].scan}/calibration",
+            rule="HOT > COLD > 0, T_rec > 0 in some channels", fix="are HOT and COLD swapped, or the load temperatures wrong?",
+        )  # fmt: skip
+    flags = loads.scan_flags | (ScanFlag.FILL_IN_LOADS if any(s.has_missing for s in loads.sets) else 0)
+    return ResolvedLoads(loads, powers, calibration, mean_powers, int(flags)), n_read
+
+
+def calibrate_loads(
+    hot: NDArray[np.float64], cold: NDArray[np.float64], zero: NDArray[np.float64] | float, powers: LoadPowers,
+    rx: Receiver, rule: BadChannelRule, backend: Backend,
+) -> LoadCalibration:  # fmt: skip
+    """Gain, gamma, T_rec and bad channels of all pixels ``[C, R, A]``, pixel by pixel."""
+    shape = (hot.shape[0], hot.shape[1], hot.shape[2])
+    gain, gamma, trec, bad = pixel_major(shape), pixel_major(shape), pixel_major(shape), pixel_major(shape, bool)
+    calibration = LoadCalibration(hot, cold, gain, gamma, trec, bad, zero)
+    for r, a in np.ndindex(shape[1:]):
+        pixel = (slice(None), r, a)
+        gain[pixel], gamma[pixel], trec[pixel], bad[pixel] = backend.load_calibration(
+            hot[pixel], cold[pixel], calibration.zero_of(r, a), powers, *rx.gains.pixel(r, a), rx.eta_f, rule
+        )
+    return calibration
+
+
+def written_trec(calibration: LoadCalibration, scan: Scan, rx: Receiver, convention: str) -> NDArray[np.float64]:
+    """T_rec,DSB in the convention that is asked for; non-finite values become NaN."""
+    trec = np.where(np.isfinite(calibration.trec), calibration.trec, np.nan)
+    if convention == "callen_welton":
+        for r, a in np.ndindex(trec.shape[1:]):
+            trec[:, r, a] -= physics.callen_welton_shift(scan.signal, scan.image, *rx.gains.pixel(r, a))
+    return trec
+

@@ -1,0 +1,1 @@
+"""Stores on disk: reading L0, writing and publishing L1."""

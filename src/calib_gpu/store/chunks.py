@@ -1,0 +1,268 @@
+"""Reading regions of arrays chunk by chunk, into buffers that the caller owns.
+
+Plain and sharded layouts of bytes + one compressor are decoded here, straight into the caller's buffer where a chunk
+lies contiguously in it; everything else goes through zarr-python. A missing, short or corrupt chunk is an error that
+names it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.errors import BadType, Unreadable
+from calib_gpu.store import codecs
+from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta, decode_strings
+
+Region = tuple[slice, ...]
+
+_ABSENT: Final = 2**64 - 1
+
+
+class Scratch(threading.local):
+    """Reusable byte buffers of a thread, by name; they grow to the largest size that was asked for."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, NDArray[np.uint8]] = {}
+
+    def get(self, name: str, size: int) -> NDArray[np.uint8]:
+        """A buffer of exactly ``size`` bytes; its content is undefined."""
+        held = self.buffers.get(name)
+        if held is None or held.size < size:
+            held = self.buffers[name] = np.empty(size, np.uint8)
+        return held[:size]
+
+
+_scratch = Scratch()
+
+
+class ChunkedArray:
+    """One array of a store, opened for reading.
+
+    Parameters
+    ----------
+    path
+        Folder of the array.
+    label
+        Name used in errors, e.g. ``source/data_5d``.
+    absent_is_fill
+        Whether a chunk without a file means its fill value (else it is an error).
+    """
+
+    def __init__(self, path: Path, label: str, *, absent_is_fill: bool) -> None:
+        self.path, self.label, self.absent_is_fill = path, label, absent_is_fill
+        self.meta: ArrayMeta = array_meta(path)
+        self._indices: dict[str, NDArray[np.uint64] | None] = {}
+        self._zarr: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.meta.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy dtype, native byte order."""
+        if self.meta.dtype is None:
+            raise BadType("not a numeric array", array=self.label, rule="integer or floating point")
+        return self.meta.dtype
+
+    @property
+    def read_chunk(self) -> tuple[int, ...]:
+        """Shape of what one decode gives."""
+        if self.meta.layout is not None:
+            return self.meta.layout.inner
+        return tuple(self._open_zarr().chunks)
+
+    def read(self, region: Region, out: NDArray[Any]) -> int:
+        """Read a region (slices of step 1 within the shape) into ``out``; returns the bytes read from disk.
+
+        ``out`` has the shape of the region and any strides.
+        """
+        if self.meta.layout is None:
+            return self._read_with_zarr(region, out)
+        total = 0
+        inner = self.meta.layout.inner
+        for coords in _overlapping(region, inner):
+            origin = tuple(c * n for c, n in zip(coords, inner, strict=True))
+            target = tuple(
+                slice(max(s.start, o) - s.start, min(s.stop, o + n) - s.start)
+                for s, o, n in zip(region, origin, inner, strict=True)
+            )
+            part = tuple(
+                slice(t.start + s.start - o, t.stop + s.start - o) for t, s, o in zip(target, region, origin, strict=True)
+            )
+            total += self._decode_into(self.meta.layout, coords, part, out[target])
+        return total
+
+    def values(self) -> NDArray[Any]:
+        """The whole array; for small ones. Strings come as an object array."""
+        region = tuple(slice(0, n) for n in self.shape)
+        if self.meta.is_string or self.meta.dtype is None:
+            out: NDArray[Any] = np.empty(self.shape, dtype=object)
+        else:
+            out = np.empty(self.shape, dtype=self.meta.dtype)
+        self.read(region, out)
+        return out
+
+    # --- direct decoding
+
+    def _decode_into(self, layout: Layout, coords: tuple[int, ...], part: Region, out: NDArray[Any]) -> int:
+        raw, name = self._chunk_bytes(layout, coords)
+        if raw is None:
+            if not self.absent_is_fill:
+                raise Unreadable("chunk is missing", array=self.label, value=name, rule="every chunk must be there", fix="copy the store again")
+            out[...] = self.meta.fill_value
+            return 0
+        try:
+            if layout.stored_dtype == object:
+                chunk = self._decode_strings(layout, raw)
+            else:
+                whole = all(p.start == 0 and p.stop == n for p, n in zip(part, layout.inner, strict=True))
+                plain = layout.order == tuple(range(len(layout.order))) and out.dtype == layout.stored_dtype
+                if whole and plain and out.flags.c_contiguous:
+                    codecs.decode(layout.chain, raw, out.reshape(-1).view(np.uint8))
+                    return len(raw)
+                chunk = self._decode_scratch(layout, raw)
+        except (codecs.CodecError, ValueError) as error:
+            raise Unreadable(f"chunk is cut short or corrupt: {error}", array=self.label, value=name, fix="copy the store again") from None
+        out[...] = chunk[part]
+        return len(raw)
+
+    def _decode_scratch(self, layout: Layout, raw: memoryview) -> NDArray[Any]:
+        size = math.prod(layout.inner) * layout.stored_dtype.itemsize
+        decoded = _scratch.get("decoded", size)
+        codecs.decode(layout.chain, raw, decoded)
+        stored_shape = tuple(layout.inner[axis] for axis in layout.order)
+        stored: NDArray[Any] = decoded.view(layout.stored_dtype).reshape(stored_shape)
+        return stored.transpose(np.argsort(layout.order))
+
+    def _decode_strings(self, layout: Layout, raw: memoryview) -> NDArray[Any]:
+        chain = [name for name in layout.chain if name != "crc32c"]
+        data: memoryview = raw
+        if layout.chain[-1:] == ("crc32c",):
+            data = codecs.strip_crc32c(raw)
+        if chain == ["zstd"]:
+            size = codecs.zstd_content_size(data) or 0
+            plain = np.empty(min(size, 1 << 24), np.uint8)
+            codecs.decode(("zstd",), data, plain)
+            data = memoryview(plain)
+        elif chain:
+            raise Unreadable("strings with this compressor", array=self.label, value=chain[0], rule="zstd or none")
+        flat = decode_strings(data)
+        if flat.size != math.prod(layout.inner):
+            raise codecs.CodecError(f"{flat.size} strings where {math.prod(layout.inner)} are expected")
+        return flat.reshape(layout.inner)
+
+    def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
+        if not layout.sharded:
+            name = layout.key(coords)
+            return self._file_bytes(name), name
+        per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
+        shard = tuple(c // n for c, n in zip(coords, per_shard, strict=True))
+        within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))
+        name = layout.key(shard)
+        label = f"{name} inner chunk {within}"
+        index = self._shard_index(layout, name, per_shard)
+        if index is None:
+            return None, label
+        offset, size = (int(v) for v in index[within])
+        if offset == _ABSENT and size == _ABSENT:
+            return None, label
+        return self._file_bytes(name, offset, size), label
+
+    def _shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
+        if name in self._indices:
+            return self._indices[name]
+        n_bytes = math.prod(per_shard) * 16
+        total = n_bytes + (4 if layout.index_crc else 0)
+        path = self.path / name
+        if not path.is_file():
+            self._indices[name] = None
+            return None
+        offset = path.stat().st_size - total if layout.index_at_end else 0
+        try:
+            raw = self._file_bytes(name, offset, total)
+            assert raw is not None
+            body = codecs.strip_crc32c(raw) if layout.index_crc else raw
+        except codecs.CodecError as error:
+            raise Unreadable(f"shard index is corrupt: {error}", array=self.label, value=name, fix="copy the store again") from None
+        index = np.frombuffer(bytes(body), "<u8").reshape(*per_shard, 2)
+        self._indices[name] = index
+        return index
+
+    def _file_bytes(self, name: str, offset: int = 0, size: int | None = None) -> memoryview | None:
+        """Bytes of a file, or of a range of it, in this thread's buffer; None if there is no such file."""
+        try:
+            handle = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+        try:
+            length = os.fstat(handle).st_size
+            size = length - offset if size is None else size
+            if offset < 0 or offset + size > length:
+                raise Unreadable("chunk is cut short", array=self.label, value=f"{name}: {length} bytes", fix="copy the store again")
+            buffer = _scratch.get("compressed", size)
+            view = memoryview(buffer)
+            done = 0
+            while done < size:
+                n = os.preadv(handle, [view[done:]], offset + done)
+                if n == 0:
+                    raise Unreadable("chunk is cut short", array=self.label, value=name)
+                done += n
+            return view
+        except OSError as error:
+            if isinstance(error, Unreadable):
+                raise
+            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+        finally:
+            os.close(handle)
+
+    # --- any other layout
+
+    def _open_zarr(self) -> Any:
+        if self._zarr is None:
+            import zarr  # only for layouts that are not decoded here
+
+            try:
+                self._zarr = zarr.open_array(str(self.path), mode="r")
+            except Exception as error:
+                raise Unreadable(f"zarr-python cannot open it: {error}", array=self.label) from None
+        return self._zarr
+
+    def _read_with_zarr(self, region: Region, out: NDArray[Any]) -> int:
+        array = self._open_zarr()
+        if array.shards is not None and not self.absent_is_fill:
+            raise Unreadable("sharded with codecs whose missing chunks cannot be seen", array=self.label, fix="rewrite the store with bytes + zstd")
+        for coords in _overlapping(region, array.chunks):
+            name = array.metadata.encode_chunk_key(coords)
+            if not (self.path / name).exists() and not self.absent_is_fill:
+                raise Unreadable("chunk is missing", array=self.label, value=name, rule="every chunk must be there")
+            origin = tuple(c * n for c, n in zip(coords, array.chunks, strict=True))
+            block = tuple(
+                slice(max(s.start, o), min(s.stop, o + n)) for s, o, n in zip(region, origin, array.chunks, strict=True)
+            )
+            target = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(block, region, strict=True))
+            try:
+                out[target] = array[block]
+            except Exception as error:
+                raise Unreadable(f"chunk cannot be decoded: {error}", array=self.label, value=name) from None
+        return out.nbytes
+
+
+def _overlapping(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Grid coordinates of the chunks that a region touches, in C order."""
+    if any(s.stop <= s.start for s in region):
+        return iter(())
+    ranges = (range(s.start // n, (s.stop - 1) // n + 1) for s, n in zip(region, chunk, strict=True))
+    return itertools.product(*ranges)

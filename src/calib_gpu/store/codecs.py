@@ -1,0 +1,135 @@
+"""Chunk codecs: bytes of a chunk to its array and back, into buffers that the caller owns.
+
+Only codecs on the list below are run; each checks the decoded size before or while it decodes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import google_crc32c
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = bytes | memoryview | NDArray[np.uint8]
+
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
+
+class CodecError(ValueError):
+    """A chunk that does not decode to what its metadata says."""
+
+
+def _check_size(found: int | None, expected: int) -> None:
+    if found is not None and found != expected:
+        raise CodecError(f"decodes to {found} bytes where {expected} are expected")
+
+
+def zstd_content_size(frame: Buffer) -> int | None:
+    """Content size that a zstd frame declares in its header (RFC 8878, 3.1.1.1), None if it does not."""
+    head = bytes(memoryview(frame)[:18])
+    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
+        raise CodecError("not a zstd frame")
+    descriptor = head[4]
+    single_segment, dictionary_flag, size_flag = descriptor >> 5 & 1, descriptor & 3, descriptor >> 6
+    start = 5 + (0 if single_segment else 1) + (0, 1, 2, 4)[dictionary_flag]
+    width = (1 if single_segment else 0, 2, 4, 8)[size_flag]
+    if width == 0:
+        return None
+    if len(head) < start + width:
+        raise CodecError("zstd frame header cut short")
+    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+
+
+def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
+    size = zstd_content_size(data)
+    if size is None:
+        raise CodecError("zstd frame does not declare its size")
+    _check_size(size, out.nbytes)
+    numcodecs.zstd.decompress(data, out)
+
+
+def _blosc(data: Buffer, out: NDArray[np.uint8]) -> None:
+    head = bytes(memoryview(data)[:16])
+    if len(head) < 16:
+        raise CodecError("blosc header cut short")
+    if int.from_bytes(head[12:16], "little") != len(memoryview(data)):
+        raise CodecError("blosc frame is cut short or has bytes behind it")
+    _check_size(int.from_bytes(head[4:8], "little"), out.nbytes)
+    numcodecs.blosc.decompress(data, out)
+
+
+def _deflate(wbits: int) -> Callable[[Buffer, NDArray[np.uint8]], None]:
+    def decode(data: Buffer, out: NDArray[np.uint8]) -> None:
+        stream = zlib.decompressobj(wbits)
+        raw = stream.decompress(data, out.nbytes + 1)
+        if not stream.eof:
+            raise CodecError(f"does not end after {out.nbytes} bytes")
+        _check_size(len(raw), out.nbytes)
+        out[:] = np.frombuffer(raw, np.uint8)
+
+    return decode
+
+
+DECODERS: Final[Mapping[str, Callable[[Buffer, NDArray[np.uint8]], None]]] = {
+    "zstd": _zstd,
+    "blosc": _blosc,
+    "gzip": _deflate(16 + zlib.MAX_WBITS),
+    "zlib": _deflate(zlib.MAX_WBITS),
+}
+
+
+def strip_crc32c(data: Buffer) -> memoryview:
+    """Check and remove the four bytes of a trailing crc32c."""
+    view = memoryview(data)
+    if len(view) < 4 or int(google_crc32c.value(bytes(view[:-4]))) != int.from_bytes(view[-4:], "little"):
+        raise CodecError("crc32c does not match")
+    return view[:-4]
+
+
+def decode(chain: tuple[str, ...], data: Buffer, out: NDArray[np.uint8]) -> None:
+    """Undo the byte codecs of ``chain`` (in the order of encoding) into ``out``, which has the decoded size.
+
+    Raises
+    ------
+    CodecError
+        The chunk is cut, corrupt, or decodes to another size.
+    """
+    rest = list(chain)
+    try:
+        while rest and rest[-1] == "crc32c":
+            data = strip_crc32c(data)
+            rest.pop()
+        if not rest:
+            _check_size(len(memoryview(data)), out.nbytes)
+            out[:] = np.frombuffer(data, np.uint8)
+        else:
+            DECODERS[rest[0]](data, out)
+    except CodecError:
+        raise
+    except (RuntimeError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise CodecError(str(error) or type(error).__name__) from None
+
+
+def supported(chain: tuple[str, ...]) -> bool:
+    """True for chains that :func:`decode` undoes: at most one compressor, then at most checksums."""
+    names = list(chain)
+    while names and names[-1] == "crc32c":
+        names.pop()
+    return not names or (len(names) == 1 and names[0] in DECODERS)
+
+
+def encode_zstd(data: Any, level: int) -> bytes:
+    """One zstd frame with content size and checksum."""
+    frame: bytes = numcodecs.zstd.compress(data, level, True)
+    return frame
+
+
+def crc32c(data: Buffer) -> int:
+    """crc32c (Castagnoli) of some bytes."""
+    return int(google_crc32c.value(bytes(data)))

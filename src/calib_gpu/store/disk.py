@@ -1,0 +1,137 @@
+"""Every file operation on the output: one place, so that it can be watched, and made to fail in tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import google_crc32c
+
+from calib_gpu.errors import OutputError
+
+
+def _cannot(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write: {error.strerror}", array=str(path), fix="check space and permissions, then run again")
+
+
+def make_dirs(path: Path) -> None:
+    """Create a folder and its parents."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+class OutputFile:
+    """A file that is appended to, its size and crc32c kept as it grows; made durable when closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self._crc = path, 0, 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise _cannot(path, error) from None
+
+    def append(self, data: bytes) -> None:
+        """Write all of ``data`` at the end."""
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._handle, view) :]
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        self._crc = google_crc32c.extend(self._crc, data)
+        self.size += len(data)
+
+    def close(self) -> tuple[int, int]:
+        """Flush to disk; returns size and crc32c of the file."""
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        finally:
+            os.close(self._handle)
+        return self.size, self._crc
+
+    def abandon(self) -> None:
+        """Close without flushing, on the way out of a failure."""
+        os.close(self._handle)
+
+
+def write_file(path: Path, data: bytes) -> tuple[int, int]:
+    """Write a new durable file; returns its size and crc32c."""
+    file = OutputFile(path)
+    try:
+        file.append(data)
+    except BaseException:
+        file.abandon()
+        raise
+    return file.close()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old or the new one, never a part: temporary file, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_file(temporary, data)
+        temporary.replace(path)
+        sync_dir(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
+
+
+def sync_dir(path: Path) -> None:
+    """Make the entries of a folder durable."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+def sync_dirs_below(path: Path) -> None:
+    """Make the entries of a folder and of all below it durable, the deepest first."""
+    for root, _, _ in os.walk(path, topdown=False):
+        sync_dir(Path(root))
+
+
+def rename(source: Path, target: Path) -> bool:
+    """Move a folder into place; False if a non-empty folder stands there."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.is_dir():
+            return False
+        raise _cannot(target, error) from None
+    sync_dir(target.parent)
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and what is in it, as far as possible."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def measure(path: Path) -> tuple[int, int]:
+    """Size and crc32c of a file; (-1, 0) if it cannot be read."""
+    size = crc = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                size += len(block)
+                crc = google_crc32c.extend(crc, block)
+    except OSError:
+        return -1, 0
+    return size, crc
+
+
+def not_empty(path: Path) -> OutputError:
+    """The error for an output path that holds something already."""
+    return OutputError("exists already", array=str(path), rule="a path that does not exist, or an empty folder", fix="give another path, or remove it")

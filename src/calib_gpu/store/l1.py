@@ -1,0 +1,194 @@
+"""Writing one scan of L1 into its staging folder: sharded arrays streamed, small ones at once, the group last."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu import schema
+from calib_gpu.store import codecs, disk
+from calib_gpu.store.metadata import array_document, dump_json, encode_strings, group_document
+from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
+
+ROWS: Final = {row.name: row for row in schema.L1_ARRAYS}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A block of pixels of one ON subscan: one shard each of spectra, flags and T_sys, written in order by one worker."""
+
+    on: int
+    r: slice
+    a: slice
+
+
+class ScanWriter:
+    """The arrays of one scan (or band) on their way into a staging folder.
+
+    Parameters
+    ----------
+    folder
+        Staging folder, which becomes the scan group.
+    shape
+        (C, D, R, A, S_on).
+    dtype
+        Type of the spectra: float64 or float32.
+    level
+        zstd level.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int, int, int], dtype: str, level: int) -> None:
+        self.folder, self.shape, self.dtype, self.level = folder, shape, np.dtype(dtype), level
+        c, d, r, a, _ = shape
+        self.dump_block = dump_block(c, d, self.dtype.itemsize)
+        self.n_block = -(-d // self.dump_block)
+        self.pixels = pixel_block((r, a), c * self.n_block * self.dump_block * self.dtype.itemsize)
+        self.manifest: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        disk.make_dirs(folder)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all finished files."""
+        return sum(size for size, _ in self.manifest.values())
+
+    def lanes(self) -> Iterator[Lane]:
+        """All lanes, subscan by subscan."""
+        _, _, n_r, n_a, n_on = self.shape
+        step_r, step_a = self.pixels
+        for on, r, a in itertools.product(range(n_on), range(0, n_r, step_r), range(0, n_a, step_a)):
+            yield Lane(on, slice(r, min(r + step_r, n_r)), slice(a, min(a + step_a, n_a)))
+
+    def record(self, name: str, entry: tuple[int, int]) -> None:
+        """Note size and crc32c of a finished file."""
+        with self._lock:
+            self.manifest[name] = entry
+
+    def write(self, name: str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any] | None = None) -> None:
+        """Write an array whole: one chunk, or one inner chunk a pixel for ``[C, R, A]``."""
+        row = ROWS[name]
+        kind = "string" if row.dtype == "str" else row.dtype
+        inner = (values.shape[0], 1, 1) if axes == ("C", "R", "A") else None
+        chunk = tuple(max(n, 1) for n in values.shape)
+        self._document(name, values.shape, kind, chunk, axes, inner, attributes)
+        key = "/".join([name, "c", *("0" for _ in axes)])
+        if inner is not None:
+            shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.level)
+            for r, a in np.ndindex(values.shape[1:]):
+                shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
+            self.record(key, shard.close())
+            return
+        raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values, dtype=row.dtype)
+        self.record(key, disk.write_file(self.folder / key, codecs.encode_zstd(raw, self.level)))
+
+    def write_streamed_documents(self) -> None:
+        """The metadata of spectra, flags and T_sys."""
+        c, d, r, a, n_on = self.shape
+        step_r, step_a = self.pixels
+        for name, dtype in (("spectra", self.dtype.name), ("flags", "uint16")):
+            chunk = (c, self.n_block * self.dump_block, step_r, step_a, 1)
+            extra = flag_attributes() if name == "flags" else None
+            self._document(name, (c, d, r, a, n_on), dtype, chunk, schema.COUNT_AXES, (c, self.dump_block, 1, 1, 1), extra)
+        self._document("t_sys", (c, r, a, n_on), "float64", (c, step_r, step_a, 1), ("C", "R", "A", "S"), (c, 1, 1, 1), None)
+
+    def _document(
+        self, name: str, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], axes: tuple[str, ...],
+        inner: tuple[int, ...] | None, attributes: dict[str, Any] | None,
+    ) -> None:  # fmt: skip
+        row = ROWS[name]
+        attrs: dict[str, Any] = {"long_name": row.meaning, **({"units": row.unit} if row.unit else {}), **(attributes or {})}
+        dims = set(axes)
+        coords = [n for n in schema.L1_COORDINATES if n != name and any(set(o) <= dims for o in ROWS[n].axes)]
+        if name in ("spectra", "flags", "t_sys") and coords:
+            attrs["coordinates"] = " ".join(coords)
+        doc = array_document(shape, dtype, chunk, axes, attrs, inner=inner, level=self.level)
+        key = f"{name}/zarr.json"
+        self.record(key, disk.write_file(self.folder / key, dump_json(doc)))
+
+    def finish(self, attributes: dict[str, Any]) -> str:
+        """Write the group's ``zarr.json`` with the digests of all files, last; returns the scan's digest."""
+        files = {name: f"{size}:{crc:08x}" for name, (size, crc) in sorted(self.manifest.items())}
+        body = {**attributes, "files": files}
+        digest = group_digest(body)
+        document = dump_json(group_document({**body, "digest": digest}))
+        self.record("zarr.json", disk.write_file(self.folder / "zarr.json", document))
+        disk.sync_dirs_below(self.folder)
+        return digest
+
+
+def group_digest(attributes: dict[str, Any]) -> str:
+    """sha256 over the attributes of a scan (its list of files and their crc32c among them), without the digest."""
+    body = {k: v for k, v in attributes.items() if k != "digest"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def flag_attributes() -> dict[str, Any]:
+    """CF attributes that name the flag bits."""
+    bits = list(schema.Flag)
+    return {
+        "flag_masks": [int(b) for b in bits],
+        "flag_meanings": " ".join(str(b.name).lower() for b in bits),
+        "flag_descriptions": [schema.FLAG_MEANINGS[b] for b in bits],
+    }
+
+
+class LaneWriter:
+    """The three shards of a lane, open for appending; inner chunks go in pixel by pixel, dump block by dump block."""
+
+    def __init__(self, scan: ScanWriter, lane: Lane) -> None:
+        self._scan, self._lane = scan, lane
+        step_r, step_a = scan.pixels
+        r, a = lane.r.start // step_r, lane.a.start // step_a
+        self._keys = {
+            "spectra": f"spectra/c/0/0/{r}/{a}/{lane.on}",
+            "flags": f"flags/c/0/0/{r}/{a}/{lane.on}",
+            "t_sys": f"t_sys/c/0/{r}/{a}/{lane.on}",
+        }
+        grids = {"spectra": (1, scan.n_block, step_r, step_a, 1), "t_sys": (1, step_r, step_a, 1)}
+        grids["flags"] = grids["spectra"]
+        self._shards: dict[str, ShardWriter] = {}
+        try:
+            for name, key in self._keys.items():
+                self._shards[name] = ShardWriter(scan.folder / key, grids[name], scan.level)
+        except BaseException:
+            self.abandon()
+            raise
+        c = scan.shape[0]
+        self._blocks = {
+            "spectra": np.full((c, scan.dump_block), np.nan, scan.dtype),
+            "flags": np.zeros((c, scan.dump_block), np.uint16),
+        }
+
+    def append(self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]) -> None:
+        """Encode and write one pixel: ``spectra`` and ``flags`` [C, D], ``t_sys`` [C]."""
+        where = (r - self._lane.r.start, a - self._lane.a.start)
+        step, n_dump = self._scan.dump_block, spectra.shape[1]
+        for name, values in (("spectra", spectra), ("flags", flags)):
+            for k in range(self._scan.n_block):
+                first, last = k * step, min((k + 1) * step, n_dump)
+                chunk = values
+                if last - first < n_dump or step != n_dump:
+                    chunk = self._blocks[name]
+                    chunk[:, : last - first] = values[:, first:last]
+                    chunk[:, last - first :] = np.nan if name == "spectra" else 0
+                self._shards[name].append((0, k, *where, 0), chunk)
+        self._shards["t_sys"].append((0, *where, 0), t_sys)
+
+    def close(self) -> None:
+        """Finish the three files and note them in the scan's list."""
+        for name, shard in self._shards.items():
+            self._scan.record(self._keys[name], shard.close())
+
+    def abandon(self) -> None:
+        """Close after a failure."""
+        for shard in self._shards.values():
+            shard.abandon()

@@ -1,0 +1,280 @@
+"""Zarr metadata documents, v3 and v2, read into one description; and the v3 documents that we write."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.errors import Unreadable
+from calib_gpu.store import codecs
+
+MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+NUMERIC: Final = {
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the chunks of an array lie on disk, as far as this package decodes them itself.
+
+    ``chunk`` is what one file holds, ``inner`` what one decode gives (the same without sharding);
+    ``chain`` are the byte codecs in the order of encoding, ``order`` the axis permutation of a transpose codec.
+    """
+
+    chunk: tuple[int, ...]
+    inner: tuple[int, ...]
+    chain: tuple[str, ...]
+    stored_dtype: np.dtype[Any]
+    order: tuple[int, ...]
+    sharded: bool = False
+    index_at_end: bool = True
+    index_crc: bool = True
+    key_prefix: str = "c"
+    separator: str = "/"
+
+    def key(self, coords: tuple[int, ...]) -> str:
+        """File name of a chunk below the array's folder."""
+        parts = [str(c) for c in coords]
+        if self.key_prefix:
+            parts.insert(0, self.key_prefix)
+        return self.separator.join(parts) if parts else "0"
+
+
+@dataclass(frozen=True)
+class ArrayMeta:
+    """Metadata of one array; ``layout`` is None where only zarr-python can read it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    is_string: bool
+    fill_value: Any
+    dims: tuple[str | None, ...] | None
+    attrs: dict[str, Any]
+    layout: Layout | None
+    zarr_format: int
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document as an object; :class:`Unreadable` names the file."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+    if len(raw) > MAX_DOCUMENT_BYTES:
+        raise Unreadable("metadata document too large", array=str(path), value=f"{len(raw)} bytes", rule=f"<= {MAX_DOCUMENT_BYTES} bytes")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"not valid JSON: {error}", array=str(path), fix="the store is damaged; copy it again") from None
+    if not isinstance(data, dict):
+        raise Unreadable("not a JSON object", array=str(path))
+    return data
+
+
+def node_kind(path: Path) -> str:
+    """``array``, ``group`` or an empty string for what is not a Zarr node."""
+    if (path / "zarr.json").is_file():
+        return str(read_json(path / "zarr.json").get("node_type", ""))
+    if (path / ".zarray").is_file():
+        return "array"
+    return "group" if (path / ".zgroup").is_file() else ""
+
+
+def group_attrs(path: Path) -> dict[str, Any]:
+    """Attributes of a group, v3 or v2."""
+    if (path / "zarr.json").is_file():
+        return dict(read_json(path / "zarr.json").get("attributes") or {})
+    return dict(read_json(path / ".zattrs")) if (path / ".zattrs").is_file() else {}
+
+
+def array_meta(path: Path) -> ArrayMeta:
+    """Metadata of the array in folder ``path``."""
+    try:
+        if (path / "zarr.json").is_file():
+            return _parse_v3(read_json(path / "zarr.json"))
+        attrs = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
+        return _parse_v2(read_json(path / ".zarray"), attrs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unreadable(f"metadata not understood: {error!r}", array=str(path)) from None
+
+
+def _dims_of(shape: Any) -> tuple[int, ...]:
+    dims = tuple(shape)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in dims) or math.prod(dims) > 2**50:
+        raise ValueError(f"impossible shape {list(dims)[:8]}")
+    return dims
+
+
+def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
+    shape, name = _dims_of(doc["shape"]), doc["data_type"]
+    is_string = name == "string"
+    dtype = np.dtype(name) if isinstance(name, str) and name in NUMERIC else None
+    dims = doc.get("dimension_names")
+    return ArrayMeta(
+        shape, dtype, is_string, _fill(doc.get("fill_value"), dtype), tuple(dims) if dims else None,
+        dict(doc.get("attributes") or {}), _layout_v3(doc, shape, dtype, is_string), 3,
+    )  # fmt: skip
+
+
+def _fill(value: Any, dtype: np.dtype[Any] | None) -> Any:
+    if dtype is None or value is None:
+        return value
+    if isinstance(value, str) and dtype.kind == "f":
+        named = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+        if value in named:
+            return named[value]
+        return struct.unpack({2: ">e", 4: ">f", 8: ">d"}[dtype.itemsize], bytes.fromhex(value[2:]))[0]
+    return dtype.type(value)
+
+
+def _layout_v3(doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None, is_string: bool) -> Layout | None:
+    encoding = doc.get("chunk_key_encoding", {"name": "default"})
+    options = encoding.get("configuration") or {}
+    grid = doc["chunk_grid"]
+    if grid["name"] != "regular" or encoding["name"] not in ("default", "v2") or doc.get("storage_transformers"):
+        return None
+    chunk = _dims_of(grid["configuration"]["chunk_shape"])
+    if len(chunk) != len(shape) or 0 in chunk:
+        raise ValueError(f"chunk shape {chunk} for shape {shape}")
+    prefix, separator = ("c", "/") if encoding["name"] == "default" else ("", ".")
+    inner, chain_doc, sharded, index_end, index_crc = chunk, doc["codecs"], False, True, True
+    if len(chain_doc) == 1 and chain_doc[0]["name"] == "sharding_indexed":
+        options_s = chain_doc[0]["configuration"]
+        inner, chain_doc, sharded = _dims_of(options_s["chunk_shape"]), options_s["codecs"], True
+        index = [c["name"] for c in options_s.get("index_codecs", [])]
+        if index not in (["bytes"], ["bytes", "crc32c"]) or options_s["index_codecs"][0]["configuration"].get("endian") != "little":
+            return None
+        index_crc, index_end = index[-1] == "crc32c", options_s.get("index_location", "end") == "end"
+        if len(inner) != len(chunk) or 0 in inner or any(c % i for c, i in zip(chunk, inner, strict=True)):
+            raise ValueError(f"inner chunks {inner} do not divide the shard {chunk}")
+    order, stored, chain = tuple(range(len(shape))), dtype, []
+    for step in chain_doc:
+        name, config = step["name"], step.get("configuration") or {}
+        if name == "transpose" and not chain and isinstance(config["order"], list):
+            order = tuple(config["order"])
+        elif name == "bytes" and not chain and dtype is not None:
+            stored = dtype.newbyteorder(">" if config.get("endian") == "big" else "<")
+        elif name == "vlen-utf8" and not chain and is_string:
+            stored = np.dtype(object)
+        else:
+            chain.append(str(name))
+    if stored is None or not codecs.supported(tuple(chain)) or sorted(order) != list(range(len(shape))):
+        return None
+    return Layout(
+        chunk, inner, tuple(chain), stored, order, sharded, index_end, index_crc, prefix, options.get("separator", separator)
+    )
+
+
+def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
+    shape, chunk = _dims_of(doc["shape"]), _dims_of(doc["chunks"])
+    stored = np.dtype(doc["dtype"]) if isinstance(doc["dtype"], str) else None
+    numeric = stored is not None and stored.newbyteorder("=").name in NUMERIC
+    dtype = stored.newbyteorder("=") if stored is not None and numeric else None
+    compressor, layout = doc.get("compressor"), None
+    chain = (str(compressor["id"]),) if compressor else ()
+    if numeric and not doc.get("filters") and codecs.supported(chain) and 0 not in chunk:
+        axes = tuple(range(len(shape)))
+        order = axes if doc.get("order", "C") == "C" else axes[::-1]
+        assert stored is not None
+        layout = Layout(chunk, chunk, chain, stored, order, key_prefix="", separator=doc.get("dimension_separator", "."))
+    dims = attrs.get("_ARRAY_DIMENSIONS")
+    is_string = stored is not None and stored.kind in "OUS"
+    fill = doc.get("fill_value")
+    if stored is not None and stored.kind == "S" and isinstance(fill, str):
+        fill = base64.b64decode(fill)
+    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), tuple(dims) if dims else None, attrs, layout, 2)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def dump_json(doc: dict[str, Any]) -> bytes:
+    """Strict JSON bytes: no NaN, keys in the order given."""
+    return json.dumps(doc, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
+    """``zarr.json`` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def array_document(
+    shape: tuple[int, ...],
+    dtype: str,
+    chunk: tuple[int, ...],
+    dims: tuple[str, ...],
+    attributes: dict[str, Any],
+    *,
+    inner: tuple[int, ...] | None = None,
+    fill_value: Any = None,
+    level: int = -1,
+) -> dict[str, Any]:
+    """``zarr.json`` of an array: bytes (or vlen-utf8) + zstd with checksum, sharded where ``inner`` is given."""
+    serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    if dtype == "string":
+        serializer = {"name": "vlen-utf8", "configuration": {}}
+    elif dtype == "bool" or np.dtype(dtype).itemsize == 1:
+        serializer = {"name": "bytes"}
+    chain: list[dict[str, Any]] = [serializer, {"name": "zstd", "configuration": {"level": level, "checksum": True}}]
+    if inner is not None:
+        index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        sharding = {"chunk_shape": list(inner), "codecs": chain, "index_codecs": index, "index_location": "end"}
+        chain = [{"name": "sharding_indexed", "configuration": sharding}]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": default_fill(dtype) if fill_value is None else fill_value,
+        "codecs": chain,
+        "attributes": attributes,
+        "dimension_names": list(dims),
+        "storage_transformers": [],
+    }
+
+
+def default_fill(dtype: str) -> Any:
+    """Fill value of our arrays as it stands in JSON: NaN for floats, an empty string, false or 0 else."""
+    if dtype == "string":
+        return ""
+    if dtype == "bool":
+        return False
+    return "NaN" if np.dtype(dtype).kind == "f" else 0
+
+
+def encode_strings(values: NDArray[Any]) -> bytes:
+    """The vlen-utf8 form of an array of strings (as in numcodecs: count, then length and bytes of each)."""
+    parts = [struct.pack("<I", values.size)]
+    for text in values.ravel():
+        raw = str(text).encode()
+        parts += [struct.pack("<I", len(raw)), raw]
+    return b"".join(parts)
+
+
+def decode_strings(raw: bytes | memoryview) -> NDArray[Any]:
+    """Inverse of :func:`encode_strings`: a flat object array; ValueError if it is malformed."""
+    view = memoryview(raw)
+    if len(view) < 4:
+        raise ValueError("string chunk cut short")
+    (n,) = struct.unpack_from("<I", view, 0)
+    position, out = 4, []
+    for _ in range(n):
+        if position + 4 > len(view):
+            raise ValueError("string chunk cut short")
+        (length,) = struct.unpack_from("<I", view, position)
+        if position + 4 + length > len(view):
+            raise ValueError("string chunk cut short")
+        out.append(bytes(view[position + 4 : position + 4 + length]).decode())
+        position += 4 + length
+    return np.array(out, dtype=object)

@@ -1,0 +1,156 @@
+"""Publishing: scans are staged beside the store and appear in it by one rename each; what is visible is complete.
+
+``<L1>.run/`` beside the store holds all that is not Zarr: ``report.jsonl`` and ``staging/<run>/``, one folder for
+each running process, which holds a lock on it. Folders whose lock is free are left-overs and are removed at start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from calib_gpu import __version__
+from calib_gpu.errors import OutputError, Unreadable
+from calib_gpu.records import ScanId
+from calib_gpu.store import disk
+from calib_gpu.store.l1 import group_digest
+from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json
+
+FORMAT = "l1-heterodyne"
+FORMAT_VERSION = "1.0"
+ENGINE = "calib-gpu"
+
+
+def run_folder(l1: Path) -> Path:
+    """``<L1>.run`` beside the store."""
+    return l1.with_name(l1.name + ".run")
+
+
+class Publisher:
+    """The L1 store of one run: staging, publishing, what is done already.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, or is something else than an L1 store.
+    """
+
+    def __init__(self, l1: Path, input_name: str, config: dict[str, Any], *, overwrite: bool) -> None:
+        self.path, self.run = l1, run_folder(l1)
+        self._staging = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        attrs = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
+            "config": config, "input_store": input_name,
+        }  # fmt: skip
+        disk.make_dirs(self.run / "staging")
+        self._remove_leftovers()
+        disk.make_dirs(self._staging)
+        self._lock = _lock(self._staging)
+        self._create_store(attrs, overwrite)
+
+    def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
+        attrs = {**attrs, "digest": group_digest(attrs)}
+        document = dump_json(group_document(attrs))
+        if (self.path / "zarr.json").is_file():
+            found = group_attrs(self.path)
+            if found.get("format") != FORMAT:
+                raise OutputError("exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path")
+            if overwrite and found != attrs:
+                disk.replace_file(self.path / "zarr.json", document)
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise OutputError("exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path")
+        disk.make_dirs(self.path)
+        disk.replace_file(self.path / "zarr.json", document)
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.run / "staging").iterdir():
+            if folder.is_dir() and (lock := _lock(folder)) is not None:
+                disk.remove_tree(folder)
+                os.close(lock)
+
+    def done(self, scan: ScanId) -> dict[str, Any] | None:
+        """Attributes of a published scan, None if there is none."""
+        if not (self.path / scan.path / "zarr.json").is_file():
+            return None
+        try:
+            return group_attrs(self.path / scan.path)
+        except Unreadable:
+            return {}
+
+    def stage(self, scan: ScanId) -> Path:
+        """A fresh staging folder for a scan."""
+        folder = self._staging / scan.path.replace("/", ".")
+        disk.remove_tree(folder)
+        return folder
+
+    def publish(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
+        """Move a staged scan into the store by one rename; False if another run published the same scan first.
+
+        With ``overwrite`` the scan that stands there is moved out of the store first.
+        """
+        target = self.path / scan.path
+        if scan.band and not (target.parent / "zarr.json").is_file():
+            disk.make_dirs(target.parent)
+            disk.replace_file(target.parent / "zarr.json", dump_json(group_document({})))
+        if overwrite and target.is_dir():
+            disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
+        if disk.rename(staged, target):
+            return True
+        mine, theirs = group_attrs(staged), group_attrs(target)
+        disk.remove_tree(staged)
+        if mine.get("digest") != theirs.get("digest"):
+            raise OutputError("another run published this scan with other settings", array=str(target), fix="use one output store for one set of settings")
+        return False
+
+    def close(self) -> None:
+        """Remove this run's staging folder and give up its lock."""
+        disk.remove_tree(self._staging)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _lock(folder: Path) -> int | None:
+    """Take the lock of a staging folder; None if its owner is alive."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def differing_files(folder: Path) -> list[str]:
+    """Files of a published scan that are missing, surplus, or differ from the digests written with it."""
+    if not _document_intact(folder):
+        return ["zarr.json"]
+    files = group_attrs(folder)["files"]
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {"zarr.json"}
+    bad = found ^ set(files)
+    for name in found & set(files):
+        size, crc = disk.measure(folder / name)
+        if files[name] != f"{size}:{crc:08x}":
+            bad.add(name)
+    return sorted(bad)
+
+
+def root_intact(l1: Path) -> bool:
+    """True if the store's own ``zarr.json`` is byte for byte what was written."""
+    return _document_intact(l1)
+
+
+def _document_intact(folder: Path) -> bool:
+    path = folder / "zarr.json"
+    try:
+        attrs = read_json(path)["attributes"]
+        return bool(attrs["digest"] == group_digest(attrs) and path.read_bytes() == dump_json(group_document(attrs)))
+    except (Unreadable, LookupError, TypeError, ValueError, OSError):
+        return False
