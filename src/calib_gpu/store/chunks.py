@@ -100,7 +100,7 @@ class ChunkedArray:
             part = tuple(
                 slice(t.start + s.start - o, t.stop + s.start - o) for t, s, o in zip(target, region, origin, strict=True)
             )
-            total += self._decode_into(self.meta.layout, coords, part, out[target])
+            total += self._decode_into(self.meta.layout, coords, part, out[(*target, ...)])  # ... keeps 0-d a view
         return total
 
     def values(self) -> NDArray[Any]:

@@ -71,6 +71,10 @@ class L0Store:
         """True if the scan has a ``source`` or ``calibration`` group."""
         return _is_group(self.path / scan.path / group)
 
+    def has_counts(self, scan: ScanId) -> bool:
+        """True if ``source`` has an array of counts, whatever else is missing."""
+        return (self.path / scan.path / "source" / "data_5d").is_dir()
+
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
         """Attributes of the scan group, those of the band over them."""
         attrs = group_attrs(self.path / f"scan_{scan.number:06d}")

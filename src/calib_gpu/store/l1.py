@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from calib_gpu import schema
 from calib_gpu.store import codecs, disk
-from calib_gpu.store.metadata import array_document, dump_json, encode_strings, group_document
+from calib_gpu.store.metadata import array_document, dump_json, encode_strings, group_document, sealed
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
 
 ROWS: Final = {row.name: row for row in schema.L1_ARRAYS}
@@ -117,18 +115,10 @@ class ScanWriter:
     def finish(self, attributes: dict[str, Any]) -> str:
         """Write the group's ``zarr.json`` with the digests of all files, last; returns the scan's digest."""
         files = {name: f"{size}:{crc:08x}" for name, (size, crc) in sorted(self.manifest.items())}
-        body = {**attributes, "files": files}
-        digest = group_digest(body)
-        document = dump_json(group_document({**body, "digest": digest}))
-        self.record("zarr.json", disk.write_file(self.folder / "zarr.json", document))
+        document, digest = sealed(group_document({**attributes, "files": files}))
+        self.record("zarr.json", disk.write_file(self.folder / "zarr.json", dump_json(document)))
         disk.sync_dirs_below(self.folder)
         return digest
-
-
-def group_digest(attributes: dict[str, Any]) -> str:
-    """sha256 over the attributes of a scan (its list of files and their crc32c among them), without the digest."""
-    body = {k: v for k, v in attributes.items() if k != "digest"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def flag_attributes() -> dict[str, Any]:

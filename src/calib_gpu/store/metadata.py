@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import struct
@@ -205,6 +206,13 @@ def dump_json(doc: dict[str, Any]) -> bytes:
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
     """``zarr.json`` of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def sealed(document: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A group document with attribute ``digest``: sha256 over its own bytes without that attribute."""
+    plain = {**document, "attributes": {k: v for k, v in document["attributes"].items() if k != "digest"}}
+    digest = hashlib.sha256(dump_json(plain)).hexdigest()
+    return {**plain, "attributes": {**plain["attributes"], "digest": digest}}, digest
 
 
 def array_document(

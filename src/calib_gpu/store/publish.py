@@ -12,12 +12,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from calib_gpu import __version__
+from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
-from calib_gpu.store.l1 import group_digest
-from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json
+from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json, sealed
 
 FORMAT = "l1-heterodyne"
 FORMAT_VERSION = "1.0"
@@ -52,13 +51,12 @@ class Publisher:
         self._create_store(attrs, overwrite)
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
-        attrs = {**attrs, "digest": group_digest(attrs)}
-        document = dump_json(group_document(attrs))
+        document = dump_json(sealed(group_document(attrs))[0])
         if (self.path / "zarr.json").is_file():
             found = group_attrs(self.path)
             if found.get("format") != FORMAT:
                 raise OutputError("exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path")
-            if overwrite and found != attrs:
+            if overwrite and (self.path / "zarr.json").read_bytes() != document:
                 disk.replace_file(self.path / "zarr.json", document)
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -150,7 +148,6 @@ def root_intact(l1: Path) -> bool:
 def _document_intact(folder: Path) -> bool:
     path = folder / "zarr.json"
     try:
-        attrs = read_json(path)["attributes"]
-        return bool(attrs["digest"] == group_digest(attrs) and path.read_bytes() == dump_json(group_document(attrs)))
+        return path.read_bytes() == dump_json(sealed(read_json(path))[0])
     except (Unreadable, LookupError, TypeError, ValueError, OSError):
         return False

@@ -1,0 +1,306 @@
+"""All scans of a store: load index, prefetch of the next scan, resume, failures, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calib_gpu.atm.table import read_table
+from calib_gpu.backend import get_backend
+from calib_gpu.errors import CalibError, ConfigError, Exit, OutputError, ScanFailure, Stopped
+from calib_gpu.load_index import LoadIndex
+from calib_gpu.records import ScanId, ScanReport
+from calib_gpu.scan_run import LoadedScan, ScanRunner
+from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
+from calib_gpu.settings import Settings
+from calib_gpu.stages import STAGES, TIMING_NAMES
+from calib_gpu.store import disk
+from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.publish import Publisher
+from calib_gpu.stream import Workers
+
+log = logging.getLogger("calib_gpu")
+
+
+class Progress:
+    """What a run tells while it goes on; this one tells nothing."""
+
+    def scans(self, total: int) -> None:
+        """The number of scans is known."""
+
+    def begin(self, scan: str, samples: int) -> None:
+        """The tiles of a scan begin: so many samples."""
+
+    def advance(self, samples: int) -> None:
+        """So many samples are calibrated; called from worker threads."""
+
+    def end(self, report: ScanReport) -> None:
+        """A scan is done, skipped or has failed."""
+
+
+@dataclass
+class RunReport:
+    """Result of a run: a report for each scan, and the exit code that follows."""
+
+    l0: str
+    l1: str
+    backend: str
+    scans: list[ScanReport] = field(default_factory=list)
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def count(self, *status: str) -> int:
+        """Number of scans with one of these states: ok, skipped, failed."""
+        return sum(s.status in status for s in self.scans)
+
+    @property
+    def failures(self) -> list[ScanReport]:
+        """The scans that failed."""
+        return [s for s in self.scans if s.status == "failed"]
+
+    @property
+    def exit_code(self) -> Exit:
+        """0 all scans done, 1 none, 2 some; 73 if nothing could be written, 75 if stopped."""
+        if self.stopped:
+            return Exit.STOPPED
+        done = self.count("ok", "skipped")
+        if done and not self.failures:
+            return Exit.ALL
+        if done:
+            return Exit.SOME
+        if self.failures and all(f.error == OutputError.__name__ for f in self.failures):
+            return Exit.CANNOT_WRITE
+        return Exit.NONE
+
+
+def is_science(store: L0Store, scan: ScanId) -> bool:
+    """True for scans to be calibrated: ``source`` with ON subscans, or with none of a known class (which then fails)."""
+    if not store.has(scan, "source"):
+        return False
+    try:
+        classes = store.subscan_classes(scan, "source")
+    except ScanFailure:
+        return True
+    if not classes:
+        return store.has_counts(scan)
+    known = {SUBSCAN_CLASSES[c] for c in classes if c in SUBSCAN_CLASSES}
+    return "ON" in known or not known or any(c.startswith(CHOPPED_PREFIXES) for c in classes)
+
+
+def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
+    """The science scans of a store, or those of them that are asked for.
+
+    Raises
+    ------
+    ConfigError
+        A number that is asked for is not in the store.
+    """
+    ids = store.scan_ids()
+    if numbers is not None:
+        missing = sorted(set(numbers) - {scan.number for scan in ids})
+        if missing:
+            have = f"{ids[0].number} to {ids[-1].number}" if ids else "none"
+            raise ConfigError("not in the store", array="--scans", value=", ".join(map(str, missing[:10])), rule=f"scans of {store.path.name}: {have}")
+        ids = [scan for scan in ids if scan.number in set(numbers)]
+    return [scan for scan in ids if is_science(store, scan)]
+
+
+def calibrate(
+    l0: str | os.PathLike[str],
+    l1: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    scans: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> RunReport:
+    """Calibrate the science scans of an L0 store into an L1 store.
+
+    Parameters
+    ----------
+    l0, l1
+        Paths of the stores; ``l1`` is created, or continued: scans done with the same settings are skipped.
+    settings
+        Defaults if None.
+    scans
+        Scan numbers; all if None.
+    progress
+        Is told how it goes.
+    stop
+        Set it from another thread or a signal handler to end the run at the next tile.
+
+    Returns
+    -------
+    The report of the run; a scan that fails does not stop the others and raises nothing.
+
+    Raises
+    ------
+    ConfigError
+        A setting breaks its rule, a scan is not in the store, or scans are done with other settings (``overwrite``).
+    StoreUnusable, OutputError
+        The input cannot be opened; the output cannot be written.
+    """
+    begin = time.perf_counter()
+    settings = settings or Settings()
+    source, target = Path(l0), Path(l1)
+    backend = get_backend(settings.backend)
+    if settings.atmosphere not in ("auto", "none"):
+        read_table(settings.atmosphere)
+    store = L0Store(source)
+    _apart(source, target)
+    ids = select_scans(store, scans)
+    report = RunReport(str(source), str(target), backend.describe())
+    publisher = Publisher(target, source.name, settings.numeric(), overwrite=settings.overwrite)
+    workers = Workers(settings.workers or os.cpu_count() or 1)
+    if stop is not None:
+        workers.stop = stop
+    try:
+        runner = ScanRunner(store, LoadIndex.of(store, settings), settings, backend, workers)
+        _Run(runner, publisher, report, progress or Progress()).all(ids)
+    finally:
+        workers.close()
+        publisher.close()
+        report.seconds = time.perf_counter() - begin
+    return report
+
+
+def _apart(l0: Path, l1: Path) -> None:
+    inside, outside = l1.resolve(), l0.resolve()
+    if inside == outside or outside in inside.parents or inside in outside.parents:
+        raise ConfigError("input and output overlap", array="L1", value=str(l1), rule="the output lies outside the L0 store", fix="give another output path")
+
+
+class _Run:
+    """The loop over scans: the next one is loaded while the current one is calibrated."""
+
+    def __init__(self, runner: ScanRunner, publisher: Publisher, report: RunReport, progress: Progress) -> None:
+        self.runner, self.publisher, self.report, self.progress = runner, publisher, report, progress
+        self.overwrite = runner.settings.overwrite
+
+    def all(self, ids: list[ScanId]) -> None:
+        self.progress.scans(len(ids))
+        todo = self._sort_out(ids)
+        with ThreadPoolExecutor(1, thread_name_prefix="calib-prefetch") as prefetcher:
+            futures: dict[ScanId, tuple[ScanReport, Future[LoadedScan]]] = {}
+
+            def prefetch(scans: Iterable[ScanId]) -> None:
+                for scan in scans:
+                    line = ScanReport(str(scan))
+                    futures[scan] = (line, prefetcher.submit(self.runner.load, scan, line))
+
+            prefetch(todo[:1])
+            for k, scan in enumerate(todo):
+                line, future = futures.pop(scan)
+                failed = self._try(line, lambda f=future, k=k, scan=scan: self._one(scan, f, lambda: prefetch(todo[k + 1 : k + 2])))
+                if todo[k + 1 : k + 2] and todo[k + 1] not in futures:
+                    prefetch(todo[k + 1 : k + 2])
+                if isinstance(failed, Stopped):
+                    self.report.stopped = True
+                    break
+                self._finish(line)
+        self._write_failures()
+
+    def _sort_out(self, ids: list[ScanId]) -> list[ScanId]:
+        """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
+        todo, differing = [], []
+        for scan in ids:
+            done = None if self.overwrite else self.publisher.done(scan)
+            if done is None:
+                todo.append(scan)
+                continue
+            try:
+                reason = self.runner.is_current(scan, done)
+            except ScanFailure as error:
+                reason = f"its input can no longer be read: {error}"
+            if reason:
+                differing.append(f"{scan} ({reason})")
+            else:
+                self._finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
+        if differing:
+            raise ConfigError(
+                f"{len(differing)} scan(s) are done differently: {'; '.join(differing[:5])}", array=str(self.publisher.path),
+                rule="one store, one set of settings", fix="use --overwrite to replace them, or another output path",
+            )  # fmt: skip
+        return todo
+
+    def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None]) -> None:
+        loaded = _result(future, self.runner.workers)
+        prefetch_next()
+        c, d, r, a, _ = loaded.scan.source.shape
+        self.progress.begin(str(scan), c * d * r * a * len(loaded.pairing.on))
+        staged = self.publisher.stage(scan)
+        try:
+            self.runner.calibrate(loaded, staged, self.progress.advance)
+            self.publisher.publish(scan, staged, overwrite=self.overwrite)
+        except BaseException:
+            disk.remove_tree(staged)
+            raise
+
+    def _try(self, line: ScanReport, work: Callable[[], None]) -> BaseException | None:
+        """Run the work of one scan; a failure is noted in its report line, never raised."""
+        try:
+            work()
+        except Stopped as error:
+            return error
+        except CalibError as error:
+            error.at(line.scan)
+            line.status, line.error, line.message = "failed", error.kind, str(error)
+        except Exception as error:  # a defect of ours in one scan must not stop the night
+            log.exception("%s: internal error in stage %s", line.scan, line.stage)
+            line.status, line.error = "failed", "InternalError"
+            line.message = f"{line.scan}: internal error in stage {line.stage}: {type(error).__name__}: {error}"
+        else:
+            line.stage = ""
+        return None
+
+    def _finish(self, line: ScanReport) -> None:
+        self.report.scans.append(line)
+        with contextlib.suppress(OSError), (self.publisher.run / "report.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line.as_dict(), allow_nan=False) + "\n")
+        for warning in line.warnings:
+            log.warning("%s: %s", line.scan, warning)
+        if line.status == "failed":
+            log.error("%s", line.message)
+        else:
+            log.info("%s", timing_line(line))
+        self.progress.end(line)
+
+    def _write_failures(self) -> None:
+        """``failures.json``: the failures of this run, and of earlier runs where the scan was not tried again."""
+        path = self.publisher.path / "failures.json"
+        tried = {line.scan for line in self.report.scans}
+        old: list[dict[str, Any]] = []
+        if path.is_file():
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                old = [f for f in json.loads(path.read_bytes()) if f.get("scan") not in tried]
+        new = [{"scan": f.scan, "stage": f.stage, "error": f.error, "message": f.message} for f in self.report.failures]
+        if old or new:
+            disk.replace_file(path, json.dumps(sorted(old + new, key=lambda f: f["scan"]), indent=1).encode() + b"\n")
+        elif path.is_file():
+            path.unlink()
+
+
+def _result(future: Future[LoadedScan], workers: Workers) -> LoadedScan:
+    """Wait for the prefetcher; the main thread never blocks without a timeout, so that signals are seen."""
+    while not wait([future], timeout=0.2).done:
+        workers.check()
+    return future.result()
+
+
+def timing_line(line: ScanReport) -> str:
+    """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
+    if line.status == "skipped":
+        return f"{line.scan}: skipped, done with the same settings"
+    names = [TIMING_NAMES.get(stage, stage) for stage in STAGES]
+    times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in names)
+    pwv = "" if line.pwv_mm is None else f" pwv={line.pwv_mm:.3f}mm({line.pwv_status})"
+    return f"{line.scan}: {line.status} {times} bytes={line.bytes_written}{pwv}"

@@ -1,0 +1,168 @@
+"""One scan through the six stages. :mod:`calib_gpu.pipeline` runs this for every scan of a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calib_gpu.backend.base import Backend
+from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
+from calib_gpu.modes import Mode
+from calib_gpu.qa import metrics
+from calib_gpu.qa.sample import DumpSample
+from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId, ScanReport
+from calib_gpu.settings import Settings
+from calib_gpu.stages import TIMING_NAMES
+from calib_gpu.stages.atmosphere import fit_atmosphere
+from calib_gpu.stages.calibrate import calibrate_scan
+from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
+from calib_gpu.stages.prepare import on_airmass, pair_subscans, prepare
+from calib_gpu.stages.resolve import receiver, resolve
+from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
+from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l1 import ScanWriter
+from calib_gpu.stream import Workers
+
+LOAD_TILE_BYTES = 8 * 1024 * 1024
+
+
+@dataclass
+class LoadedScan:
+    """What stage load hands on: all small data of a scan; its ON counts stay on disk."""
+
+    report: ScanReport
+    scan: Scan
+    mode: Mode
+    loads: Loads
+    choice: LoadChoice
+    offs: OffSpectra
+    pairing: Pairing
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+class ScanRunner:
+    """Runs single scans: everything that lasts longer than one scan is held here."""
+
+    def __init__(self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers) -> None:
+        self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
+        self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
+        groups = {c.scan: c.group for c in index.candidates}
+        self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
+        self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
+        self._paper_finder = LoadFinder(index, settings, lambda scan: True)
+
+    def inputs(self, scan: Scan) -> dict[str, Any]:
+        """Digests of what a scan is made of, from metadata alone: its source, and the load sets that it would use first."""
+        choice = self._paper_finder.find(scan.id, scan.source)
+        return self._inputs_of(scan.id, choice.scans, choice.scans)
+
+    def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
+        digests = {f"{scan}/source": self.store.input_digest(scan, "source")}
+        digests |= {f"{s}/calibration": self.store.input_digest(s, "calibration") for s in dict.fromkeys((*expected, *used))}
+        return {"expected_loads": [str(s) for s in expected], "sha256": digests}
+
+    def is_current(self, scan: ScanId, done: dict[str, Any]) -> str:
+        """Empty if a published scan was made from the same input with the same settings, else what differs."""
+        if done.get("settings_digest") != self.settings.digest():
+            return "other settings"
+        metadata, _ = open_scan(self.store, scan, self.settings)
+        recorded = done.get("inputs", {})
+        now = self.inputs(metadata)
+        if recorded.get("expected_loads") != now["expected_loads"]:
+            return "other load measurements"
+        known = recorded.get("sha256", {})
+        changed = [name for name, digest in now["sha256"].items() if known.get(name) != digest]
+        return f"other input ({', '.join(changed)})" if changed else ""
+
+    def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
+        """Stage load; may run while another scan is calibrated."""
+        with _stage(report, "load"):
+            scan, mode = open_scan(self.store, scan_id, self.settings)
+            before = self.cache.bytes_read
+            choice = self._finder.find(scan_id, scan.source)
+            sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
+            previous = None if choice.previous is None else self.cache.get(choice.previous)
+            offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
+            pairing = pair_subscans(scan, offs, self.settings)
+            report.bytes_read += n_read + self.cache.bytes_read - before
+            report.warnings += [*scan.warnings, *choice.warnings, *warnings]
+            expected = self._paper_finder.find(scan_id, scan.source).scans
+            inputs = self._inputs_of(scan_id, expected, choice.scans)
+        return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
+
+    def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None]) -> None:
+        """Stages resolve to write: the finished scan lies in ``folder``, ready to be published."""
+        settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
+        with _stage(report, "resolve"):
+            rx = receiver(scan.source, settings)
+            resolved, n_read = resolve(scan, loaded.loads, rx, settings, backend, self.reader)
+            report.bytes_read += n_read
+        with _stage(report, "atmosphere"):
+            atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            on_airmass(scan, atmosphere, settings)  # elevations are tested before anything is written
+        with _stage(report, "prepare"):
+            factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
+            qa = metrics.load_metrics(resolved, rx, factors)
+            qa["off_drift"] = metrics.off_drift(loaded.offs, factors.bad)
+        c, d, n_r, n_a, _ = scan.source.shape
+        shape = (c, d, n_r, n_a, len(loaded.pairing.on))
+        report.stage = "write"
+        writer = ScanWriter(folder, shape, settings.dtype, settings.level)
+        with _stage(report, "write"):
+            writer.write_streamed_documents()
+            write_loads(writer, scan, resolved, rx, settings)
+        sample = DumpSample(shape)
+        with _stage(report, "calibrate"):
+            totals = calibrate_scan(factors, writer, backend, self.workers, self._tile_bytes(loaded), sample, on_tile)
+        _share_write_time(report, totals.seconds)
+        with _stage(report, "write"):
+            on, ref = exposures(factors, loaded.offs, totals.present)
+            write_scan_arrays(writer, factors, atmosphere, on, ref)
+            bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
+            qa |= metrics.sky_metrics(atmosphere, factors)
+            qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
+            n_pixel = c * d * len(loaded.pairing.on)
+            qa["nan_fraction"] = totals.invalid / n_pixel
+            qa["fill_fraction"] = totals.flag_counts[..., 1] / n_pixel
+            flags = scan.scan_flags | loaded.choice.scan_flags | resolved.scan_flags | atmosphere.scan_flags | factors.scan_flags
+            report.warnings += atmosphere.warnings
+            attributes = scan_attributes(
+                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, metrics.as_json(qa), flags, loaded.inputs, totals
+            )
+            attributes["warnings"] = list(report.warnings)
+            report.digest = writer.finish(attributes)
+        report.bytes_read += totals.bytes_read
+        report.bytes_written = writer.bytes_written
+        report.samples = n_pixel * n_r * n_a
+        report.flag_counts = totals.by_flag()
+        report.pwv_mm, report.pwv_status = atmosphere.pwv, atmosphere.status
+
+    def _tile_bytes(self, loaded: LoadedScan) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan and the next leave of the memory, per worker."""
+        c, _, r, a, _ = loaded.scan.source.shape
+        n_off = len(loaded.offs.index) * (1 if loaded.offs.reference is loaded.offs.mean else 2)
+        scan_bytes = 8 * c * r * a * (8 + n_off)
+        return max(0, self.settings.memory - 2 * scan_bytes) // self.workers.count
+
+
+@contextmanager
+def _stage(report: ScanReport, name: str) -> Iterator[None]:
+    report.stage = name
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        key = TIMING_NAMES.get(name, name)
+        report.timings_ms[key] = report.timings_ms.get(key, 0.0) + 1e3 * (time.perf_counter() - begin)
+
+
+def _share_write_time(report: ScanReport, seconds: dict[str, float]) -> None:
+    """Tiles are read, calibrated and written by the same threads: split the wall time by the time spent in each."""
+    total = sum(seconds.values())
+    written = report.timings_ms["calibrate"] * (seconds["write"] / total if total else 0.0)
+    report.timings_ms["calibrate"] -= written
+    report.timings_ms["write"] += written

@@ -1,0 +1,128 @@
+"""Stage 6, write: the scan-level arrays and attributes of L1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu._version import __version__
+from calib_gpu.modes import Mode
+from calib_gpu.records import Atmosphere, Floats, Loads, OffSpectra, Receiver, Scan
+from calib_gpu.settings import Settings
+from calib_gpu.stages.calibrate import TileTotals
+from calib_gpu.stages.load import dump_time
+from calib_gpu.stages.prepare import Factors
+from calib_gpu.stages.resolve import ResolvedLoads, written_trec
+from calib_gpu.store.l1 import ScanWriter
+
+TA_SCALE = "ssb_line"
+T_SYS_CONVENTION = "ssb_ta_star"
+
+
+def write_loads(writer: ScanWriter, scan: Scan, resolved: ResolvedLoads, rx: Receiver, settings: Settings) -> None:
+    """The load products: gamma, gain, trec, bad_channels ``[C, R, A]``."""
+    cal = resolved.calibration
+    pixel = ("C", "R", "A")
+    writer.write("gamma", np.where(np.isfinite(cal.gamma), cal.gamma, np.nan), pixel)
+    writer.write("gain", np.where(np.isfinite(cal.gain), cal.gain, np.nan), pixel)
+    convention = {"trec_kind": "dsb", "trec_convention": settings.trec_convention}
+    writer.write("trec", written_trec(cal, scan, rx, settings.trec_convention), pixel, convention)
+    writer.write("bad_channels", cal.bad, pixel)
+
+
+def exposures(factors: Factors, offs: OffSpectra, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Integration time of an ON dump and of the reference ``[S_on]``, s."""
+    source = factors.scan.source
+    on = np.array([
+        dump_time(source, source.subscans[int(index)], int(np.count_nonzero(present[k])))
+        for k, index in enumerate(factors.pairing.on)
+    ])  # fmt: skip
+    ref = np.empty(len(on))
+    for k, (slots, weights) in enumerate(zip(factors.slots, factors.pairing.weight, strict=True)):
+        ref[k] = 1.0 / sum(w * w / offs.exposure[slot] for slot, w in zip(slots, weights, strict=True) if w > 0.0)
+    return on, ref
+
+
+def write_scan_arrays(
+    writer: ScanWriter, factors: Factors, atmosphere: Atmosphere, exptime_on: Floats, exptime_ref: Floats
+) -> None:
+    """Opacities, frequencies, pairing and coordinates."""
+    scan, pairing = factors.scan, factors.pairing
+    source = scan.source
+    on = [source.subscans[int(i)] for i in pairing.on]
+    writer.write("tau_signal", atmosphere.tau_signal, ("C",))
+    writer.write("tau_image", atmosphere.tau_image, ("C",))
+    writer.write("frequency_signal", scan.signal, ("C",))
+    writer.write("frequency_image", scan.image, ("C",))
+    if atmosphere.pixel_pwv is not None:
+        writer.write("pwv", atmosphere.pixel_pwv, ("R", "A"))
+    subscan: dict[str, Any] = {
+        "airmass": factors.airmass, "elevation": [s.elevation for s in on], "mjd": [s.mjd for s in on],
+        "exptime_on": exptime_on, "exptime_ref": exptime_ref, "on_index": pairing.on,
+    }  # fmt: skip
+    for name, values in subscan.items():
+        writer.write(name, np.asarray(values), ("S",))
+    writer.write("ref_index", pairing.ref, ("S", "ref"))
+    writer.write("ref_weight", pairing.weight, ("S", "ref"))
+    _write_coordinates(writer, source.arrays, source.shape, pairing.on)
+
+
+def _write_coordinates(
+    writer: ScanWriter, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int, int, int, int], on: NDArray[np.int32]
+) -> None:
+    """Offsets and names of the ON subscans; what L0 lacks, L1 lacks."""
+    _, d, r, a, s = shape
+    for name in ("otf_lon", "otf_lat"):
+        if name in arrays:
+            writer.write(name, np.broadcast_to(arrays[name], (d, s))[:, on], ("D", "S"))
+    for name in ("pixel_offset_lon", "pixel_offset_lat"):
+        if name in arrays:
+            values = arrays[name] if arrays[name].ndim == 3 else arrays[name][..., None]
+            writer.write(name, np.broadcast_to(values, (r, a, s))[..., on], ("R", "A", "S"))
+    writer.write("sobsmode", np.broadcast_to(arrays["sobsmode"], (s,))[on], ("S",))
+    names = arrays.get("frontend_backends")
+    if names is not None:
+        if names.ndim == 2:
+            writer.write("frontend_backends", names, ("R", "A"))
+        else:
+            writer.write("frontend_backends", np.broadcast_to(names, (s,))[on], ("S",))
+
+
+def scan_attributes(
+    scan: Scan, mode: Mode, loads: Loads, rx: Receiver, atmosphere: Atmosphere, settings: Settings,
+    qa: Mapping[str, Any], scan_flags: int, inputs: Mapping[str, Any], totals: TileTotals,
+) -> dict[str, Any]:  # fmt: skip
+    """Attributes of the scan group: no clock, host or timing, so that the same input and settings give the same bytes."""
+    attrs = scan.source.attrs
+    used = {name: {"value": value, "from": rx.origin.get(name, rx.origin["gains"])} for name, value in rx.values.items()}
+    if rx.origin["gains"] == "store":
+        used["gains"] = {"value": "gain_sig, gain_img", "from": "store"}
+    return {
+        "complete": True,
+        "scan_number": scan.id.number,
+        "source_name": attrs.get("source_name"),
+        "obs_mode": mode.name,
+        "ta_scale": TA_SCALE,
+        "t_sys_convention": T_SYS_CONVENTION,
+        "trec_convention": settings.trec_convention,
+        "pwv_mm": atmosphere.pwv,
+        "pwv_err_mm": atmosphere.pwv_error,
+        "pwv_status": atmosphere.status,
+        "pwv_source": atmosphere.source,
+        "atm_table": atmosphere.table,
+        "atm_clamped": bool(atmosphere.scan_flags & 16),
+        "airmass_mode": settings.airmass_mode,
+        "load_scans": [str(s.scan) for s in loads.sets],
+        "scan_flags": int(scan_flags),
+        "flag_counts": totals.by_flag(),
+        "qa": dict(qa),
+        "receiver": used,
+        "settings": json.dumps(settings.numeric(), sort_keys=True),
+        "settings_digest": settings.digest(),
+        "engine_version": __version__,
+        "inputs": dict(inputs),
+    }
