@@ -112,12 +112,18 @@ class LoadFinder:
         if own is not None:
             return self._choice(own, source, time)
         warnings: tuple[str, ...] = ()
-        pointed = next((int(n) for n in source.arrays["lloadsn"].ravel() if n > 0), None) if "lloadsn" in source.arrays else None
+        pointed = (
+            next((int(n) for n in source.arrays["lloadsn"].ravel() if n > 0), None)
+            if "lloadsn" in source.arrays
+            else None
+        )
         if pointed is not None:
             found = self._usable(ScanId(pointed, scan.band), source, same_tuning=True)
             if found is not None:
                 return self._choice(found, source, time)
-            warnings = (f"lloadsn points to scan {pointed}, which has no usable loads: the nearest set in time is used",)
+            warnings = (
+                f"lloadsn points to scan {pointed}, which has no usable loads: the nearest set in time is used",
+            )
         limit = self.settings.max_load_age * 1e6
         for candidate in sorted(self._compatible(source), key=lambda c: (abs(c.time_us - time), c.time_us)):
             if abs(candidate.time_us - time) > limit:
@@ -129,7 +135,8 @@ class LoadFinder:
     def _none(self, scan: ScanId, source: CountGroup, time: float) -> NoLoads:
         fitting = min((abs(c.time_us - time) for c in self._compatible(source)), default=None)
         if fitting is not None:
-            detail = f"the nearest of the same tuning is {fitting / 1e6:.0f} s away (max_load_age {self.settings.max_load_age:g} s)"
+            limit = self.settings.max_load_age
+            detail = f"the nearest of the same tuning is {fitting / 1e6:.0f} s away (max_load_age {limit:g} s)"
         else:
             detail = "no complete set of the same tuning in the store"
         if scan in self.index.incomplete:
@@ -142,12 +149,18 @@ class LoadFinder:
 
     def _usable(self, scan: ScanId, source: CountGroup, *, same_tuning: bool) -> Candidate | None:
         for c in self.index.candidates:
-            if c.scan == scan and _same_shape(c.group, source) and (not same_tuning or c.group.tuning.same_as(source.tuning)):
+            if (
+                c.scan == scan
+                and _same_shape(c.group, source)
+                and (not same_tuning or c.group.tuning.same_as(source.tuning))
+            ):
                 return c if self.complete(scan) else None
         return None
 
     def _compatible(self, source: CountGroup) -> Iterator[Candidate]:
-        return (c for c in self.index.candidates if _same_shape(c.group, source) and c.group.tuning.same_as(source.tuning))
+        return (
+            c for c in self.index.candidates if _same_shape(c.group, source) and c.group.tuning.same_as(source.tuning)
+        )
 
     def _previous(self, source: CountGroup, time: float) -> LoadChoice | None:
         """The last complete set of the same tuning before the scan, within max_load_age."""
@@ -165,7 +178,9 @@ class LoadFinder:
         before = [c for c in reversed(self.index.candidates) if c.time_us <= time]
         after = [c for c in self.index.candidates if c.time_us > time]
         sides = [next((c for c in side if self._is_complete(c, source)), None) for side in (before, after)]
-        fitting = [c for c in sides if c is not None and _same_shape(c.group, source) and c.group.tuning.same_as(source.tuning)]
+        fitting = [
+            c for c in sides if c is not None and _same_shape(c.group, source) and c.group.tuning.same_as(source.tuning)
+        ]
         if len(fitting) < 2 or fitting[1].time_us - fitting[0].time_us > self.settings.max_load_gap * 1e6:
             return None
         age = max(abs(c.time_us - time) for c in fitting) / 1e6

@@ -42,9 +42,20 @@ def detect_mode(classes: list[str], forced: str = "auto") -> Mode:
     """
     chopped = [c for c in classes if c.startswith(CHOPPED_PREFIXES)]
     if chopped:
-        raise UnsupportedMode("chopped observing mode", array="source/sobsmode", value=chopped[0], rule="total power or OTF", fix="not supported in this version")
+        raise UnsupportedMode(
+            "chopped observing mode",
+            array="source/sobsmode",
+            value=chopped[0],
+            rule="total power or OTF",
+            fix="not supported in this version",
+        )
     if not any(c in SUBSCAN_CLASSES for c in classes):
-        raise UnknownMode("no subscan of a known class", array="source/sobsmode", value=", ".join(sorted(set(classes))[:5]), rule=f"one of {', '.join(SUBSCAN_CLASSES)}")
+        raise UnknownMode(
+            "no subscan of a known class",
+            array="source/sobsmode",
+            value=", ".join(sorted(set(classes))[:5]),
+            rule=f"one of {', '.join(SUBSCAN_CLASSES)}",
+        )
     if forced != "auto":
         return MODES[forced]
     return MODES["otf"] if any(c.startswith(MODES["otf"].prefix) for c in classes) else MODES["tp"]
@@ -92,7 +103,16 @@ def pair(on: list[tuple[int, int]], off: list[tuple[int, int]], reference: str) 
         ``nearest`` or ``interp``.
     """
     if not off:
-        raise NoReference("no OFF subscan with a valid dump", array="source/sobsmode", rule="at least one OFF, OTF-OFF or REF", fix="without an OFF a scan cannot be calibrated")
+        raise NoReference(
+            "no OFF subscan with a valid dump",
+            array="source/sobsmode",
+            rule="at least one OFF, OTF-OFF or REF",
+            fix="without an OFF a scan cannot be calibrated",
+        )
     refs, weights = PAIRINGS[reference]([t for _, t in on], [t for _, t in off])
     numbers = [(off[i][0], off[j][0]) for i, j in refs]
-    return Pairing(np.array([s for s, _ in on], np.int32), np.array(numbers, np.int32).reshape(-1, 2), np.array(weights).reshape(-1, 2))
+    return Pairing(
+        np.array([s for s, _ in on], np.int32),
+        np.array(numbers, np.int32).reshape(-1, 2),
+        np.array(weights).reshape(-1, 2),
+    )

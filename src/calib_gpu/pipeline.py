@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,12 @@ def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
         missing = sorted(set(numbers) - {scan.number for scan in ids})
         if missing:
             have = f"{ids[0].number} to {ids[-1].number}" if ids else "none"
-            raise ConfigError("not in the store", array="--scans", value=", ".join(map(str, missing[:10])), rule=f"scans of {store.path.name}: {have}")
+            raise ConfigError(
+                "not in the store",
+                array="--scans",
+                value=", ".join(map(str, missing[:10])),
+                rule=f"scans of {store.path.name}: {have}",
+            )
         ids = [scan for scan in ids if scan.number in set(numbers)]
     return [scan for scan in ids if is_science(store, scan)]
 
@@ -176,7 +182,13 @@ def calibrate(
 def _apart(l0: Path, l1: Path) -> None:
     inside, outside = l1.resolve(), l0.resolve()
     if inside == outside or outside in inside.parents or inside in outside.parents:
-        raise ConfigError("input and output overlap", array="L1", value=str(l1), rule="the output lies outside the L0 store", fix="give another output path")
+        raise ConfigError(
+            "input and output overlap",
+            array="L1",
+            value=str(l1),
+            rule="the output lies outside the L0 store",
+            fix="give another output path",
+        )
 
 
 class _Run:
@@ -200,9 +212,10 @@ class _Run:
             prefetch(todo[:1])
             for k, scan in enumerate(todo):
                 line, future = futures.pop(scan)
-                failed = self._try(line, lambda f=future, k=k, scan=scan: self._one(scan, f, lambda: prefetch(todo[k + 1 : k + 2])))
-                if todo[k + 1 : k + 2] and todo[k + 1] not in futures:
-                    prefetch(todo[k + 1 : k + 2])
+                following = todo[k + 1 : k + 2]
+                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following)))
+                if following and following[0] not in futures:
+                    prefetch(following)
                 if isinstance(failed, Stopped):
                     self.report.stopped = True
                     break

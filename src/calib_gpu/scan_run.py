@@ -23,7 +23,7 @@ from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set
 from calib_gpu.stages.prepare import on_airmass, pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, tree_digest
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.stream import Workers
 
@@ -47,8 +47,11 @@ class LoadedScan:
 class ScanRunner:
     """Runs single scans: everything that lasts longer than one scan is held here."""
 
-    def __init__(self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers) -> None:
+    def __init__(
+        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers
+    ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
+        self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
         self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
@@ -58,11 +61,15 @@ class ScanRunner:
     def inputs(self, scan: Scan) -> dict[str, Any]:
         """Digests of what a scan is made of, from metadata alone: its source, and the load sets that it would use first."""
         choice = self._paper_finder.find(scan.id, scan.source)
-        return self._inputs_of(scan.id, choice.scans, choice.scans)
+        return self._inputs_of(scan.id, _all_sets(choice), ())
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         digests = {f"{scan}/source": self.store.input_digest(scan, "source")}
-        digests |= {f"{s}/calibration": self.store.input_digest(s, "calibration") for s in dict.fromkeys((*expected, *used))}
+        if self._table_digest:
+            digests["atmosphere"] = self._table_digest
+        digests |= {
+            f"{s}/calibration": self.store.input_digest(s, "calibration") for s in dict.fromkeys((*expected, *used))
+        }
         return {"expected_loads": [str(s) for s in expected], "sha256": digests}
 
     def is_current(self, scan: ScanId, done: dict[str, Any]) -> str:
@@ -90,8 +97,8 @@ class ScanRunner:
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
-            expected = self._paper_finder.find(scan_id, scan.source).scans
-            inputs = self._inputs_of(scan_id, expected, choice.scans)
+            expected = _all_sets(self._paper_finder.find(scan_id, scan.source))
+            inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
     def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None]) -> None:
@@ -128,10 +135,25 @@ class ScanRunner:
             n_pixel = c * d * len(loaded.pairing.on)
             qa["nan_fraction"] = totals.invalid / n_pixel
             qa["fill_fraction"] = totals.flag_counts[..., 1] / n_pixel
-            flags = scan.scan_flags | loaded.choice.scan_flags | resolved.scan_flags | atmosphere.scan_flags | factors.scan_flags
+            flags = (
+                scan.scan_flags
+                | loaded.choice.scan_flags
+                | resolved.scan_flags
+                | atmosphere.scan_flags
+                | factors.scan_flags
+            )
             report.warnings += atmosphere.warnings
             attributes = scan_attributes(
-                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, metrics.as_json(qa), flags, loaded.inputs, totals
+                scan,
+                loaded.mode,
+                loaded.loads,
+                rx,
+                atmosphere,
+                settings,
+                metrics.as_json(qa),
+                flags,
+                loaded.inputs,
+                totals,
             )
             attributes["warnings"] = list(report.warnings)
             report.digest = writer.finish(attributes)
@@ -147,6 +169,11 @@ class ScanRunner:
         n_off = len(loaded.offs.index) * (1 if loaded.offs.reference is loaded.offs.mean else 2)
         scan_bytes = 8 * c * r * a * (8 + n_off)
         return max(0, self.settings.memory - 2 * scan_bytes) // self.workers.count
+
+
+def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:
+    """The sets that a scan uses, that for the gain drift among them."""
+    return choice.scans if choice.previous is None else (*choice.scans, choice.previous)
 
 
 @contextmanager

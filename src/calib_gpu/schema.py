@@ -38,7 +38,9 @@ class Array:
     ours: bool = False
 
 
-def _row(name: str, axes: str, dtype: str, unit: str, meaning: str, *, required: bool = False, ours: bool = False) -> Array:
+def _row(
+    name: str, axes: str, dtype: str, unit: str, meaning: str, *, required: bool = False, ours: bool = False
+) -> Array:
     orders = tuple(tuple(order.split()) for order in axes.split("|"))
     return Array(name, orders, dtype, unit, meaning, required, ours)
 
@@ -65,7 +67,9 @@ _COORDINATES = (
 )
 
 _COUNTS = (
-    _row("data_5d", "C D R A S", "count", "", "spectrometer counts; attribute fill marks missing samples", required=True),
+    _row(
+        "data_5d", "C D R A S", "count", "", "spectrometer counts; attribute fill marks missing samples", required=True
+    ),
     _row("sobsmode", "S", "str", "", "subscan class: ON, OFF, HOT, COLD, ...", required=True),
 )
 
@@ -109,7 +113,13 @@ CHOPPED_PREFIXES: Final = ("SWA", "SWB", "OTFSWA", "OTFSWB")
 # --- L1 -------------------------------------------------------------------------------------------------------------
 
 L1_ARRAYS: Final = (
-    _row("spectra", "C D R A S", "float64", "K", "T_A*: antenna temperature, single sideband, above the atmosphere; NaN where flagged"),
+    _row(
+        "spectra",
+        "C D R A S",
+        "float64",
+        "K",
+        "T_A*: antenna temperature, single sideband, above the atmosphere; NaN where flagged",
+    ),
     _row("flags", "C D R A S", "uint16", "", "why a sample is invalid: OR of the flag bits; 0 is good"),
     _row("t_sys", "C R A S", "float64", "K", "system temperature on the T_A* scale at the reference position"),
     _row("tau_signal", "C", "float64", "Np", "zenith opacity, signal band"),

@@ -45,28 +45,56 @@ class Settings:
 
     # what is calibrated, and how ON, OFF and loads are paired
     mode: str = _knob("auto", "observing mode", choices=("auto", "tp", "otf"))
-    reference: str = _knob("nearest", "reference of an ON: nearest OFF, or interpolated between the bracketing OFFs", choices=("nearest", "interp"))
-    tp_ref: str = _knob("first", "total power: first valid dump of the OFF, or the mean of its dumps", choices=("first", "mean"))
-    pair_on: str = _knob("mid", "time used for pairing: mid-time of the subscan, or mjd as stored", choices=("mid", "mjd"))
-    loads: str = _knob("nearest", "load set in time: nearest, the one before, or linear between two", choices=("nearest", "previous", "linear"))
+    reference: str = _knob(
+        "nearest",
+        "reference of an ON: nearest OFF, or interpolated between the bracketing OFFs",
+        choices=("nearest", "interp"),
+    )
+    tp_ref: str = _knob(
+        "first", "total power: first valid dump of the OFF, or the mean of its dumps", choices=("first", "mean")
+    )
+    pair_on: str = _knob(
+        "mid", "time used for pairing: mid-time of the subscan, or mjd as stored", choices=("mid", "mjd")
+    )
+    loads: str = _knob(
+        "nearest",
+        "load set in time: nearest, the one before, or linear between two",
+        choices=("nearest", "previous", "linear"),
+    )
     max_load_age: float = _knob(1800.0, "oldest load set that is found by time", "s", low=0.0)
     max_load_gap: float = _knob(1800.0, "widest gap between two load sets for loads=linear", "s", low=0.0)
     # atmosphere
     atmosphere: str = _knob("auto", "opacity table: auto, none, or the path of a table")
     pwv: str | float = _knob("fit", "fit the water vapour, or a fixed value", "mm", choices=("fit",), low=0.0)
-    pwv_scope: str = _knob("scan", "one fit for the scan; per_pixel and per_off are diagnostics beside it", choices=("scan", "per_pixel", "per_off"))
+    pwv_scope: str = _knob(
+        "scan",
+        "one fit for the scan; per_pixel and per_off are diagnostics beside it",
+        choices=("scan", "per_pixel", "per_off"),
+    )
     pwv_min: float = _knob(0.01, "lower bound of the fit", "mm", low=1e-9)
     pwv_max: float = _knob(10.0, "upper bound of the fit", "mm", low=1e-9)
-    pwv_header: float | None = _knob(None, "PWV of the weather station, used where the fit is unconstrained", "mm", low=0.0)
+    pwv_header: float | None = _knob(
+        None, "PWV of the weather station, used where the fit is unconstrained", "mm", low=0.0
+    )
     pwv_default: float = _knob(1.0, "PWV where there is no other", "mm", low=0.0)
     min_points: int = _knob(16, "least number of data for a fit", low=1)
-    t_atm: str | float = _knob("ambient", "temperature of the atmosphere: ambient, factor, table, or a value", "K", choices=("ambient", "factor", "table"), low=0.0)
+    t_atm: str | float = _knob(
+        "ambient",
+        "temperature of the atmosphere: ambient, factor, table, or a value",
+        "K",
+        choices=("ambient", "factor", "table"),
+        low=0.0,
+    )
     t_atm_factor: float = _knob(0.954, "T_atm / T_amb for t_atm=factor", low=0.1, high=2.0)
-    t_spill: str | float = _knob("ambient", "temperature seen by the rearward spillover: ambient or a value", "K", choices=("ambient",), low=0.0)
+    t_spill: str | float = _knob(
+        "ambient", "temperature seen by the rearward spillover: ambient or a value", "K", choices=("ambient",), low=0.0
+    )
     t_bg: float = _knob(0.0, "temperature of the cosmic background (2.725; 0 leaves it out)", "K", low=0.0)
     airmass: str = _knob("plane_parallel", "airmass model", choices=("plane_parallel", "shell"))
     shell_height_km: float = _knob(4.0, "thickness of the shell for airmass=shell", "km", low=0.01)
-    airmass_mode: str = _knob("per_subscan", "airmass of each ON subscan, or the mean of all", choices=("per_subscan", "scan_mean"))
+    airmass_mode: str = _knob(
+        "per_subscan", "airmass of each ON subscan, or the mean of all", choices=("per_subscan", "scan_mean")
+    )
     t_min: float = _knob(0.01, "least transmission; below it samples are flagged OPAQUE", low=0.0, high=1.0)
     # receiver and telescope
     eta_f: float = _knob(1.0, "forward efficiency", low=1e-3, high=1.0)
@@ -74,14 +102,22 @@ class Settings:
     eta_c: float = _knob(1.0, "coupling to the cold load", low=0.0, high=1.0)
     gain_sig: float | None = _knob(None, "signal-band gain weight (with gain_img; 0.5 without any gain)", low=0.0)
     gain_img: float | None = _knob(None, "image-band gain weight", low=0.0)
-    g_sig: float | None = _knob(None, "normalised signal gain (instead of the weights); 1 for single sideband", low=0.0, high=1.0)
+    g_sig: float | None = _knob(
+        None, "normalised signal gain (instead of the weights); 1 for single sideband", low=0.0, high=1.0
+    )
     image_ratio: float | None = _knob(None, "image-to-signal gain ratio (instead of the weights)", low=0.0)
     zero_level: float = _knob(0.0, "counts without input, where there is no ZERO subscan", "counts")
-    adc_saturation: float | None = _knob(None, "counts from which a sample is saturated (L0 attribute of the same name)", "counts", low=0.0)
+    adc_saturation: float | None = _knob(
+        None, "counts from which a sample is saturated (L0 attribute of the same name)", "counts", low=0.0
+    )
     trec_convention: str = _knob("planck", "convention of T_rec in L1", choices=("planck", "callen_welton"))
-    enbw: float = _knob(1.0, "noise bandwidth of a channel over its spacing, for the radiometer equation in QA", low=0.1, high=10.0)
+    enbw: float = _knob(
+        1.0, "noise bandwidth of a channel over its spacing, for the radiometer equation in QA", low=0.1, high=10.0
+    )
     # bad channels
-    clip_counts: float = _knob(0.01, "bad where HOT - COLD is below this fraction of its smoothed maximum", low=0.0, high=1.0)
+    clip_counts: float = _knob(
+        0.01, "bad where HOT - COLD is below this fraction of its smoothed maximum", low=0.0, high=1.0
+    )
     clip_trec: float = _knob(5.0, "bad where T_rec exceeds this many times its median", low=1.0)
     smooth_width: int = _knob(33, "width of the running mean for clip_counts, odd", "channels", low=1)
     edge_fraction: float = _knob(0.0, "fraction of the band that is bad at each end", low=0.0, high=0.49)
@@ -91,7 +127,9 @@ class Settings:
     level: int = _knob(-1, "zstd level of L1", low=-7, high=19, numeric=False)
     backend: str = _knob("auto", "where the arithmetic runs", choices=("auto", "numpy", "cupy"), numeric=False)
     workers: int = _knob(0, "worker threads; 0: one per core", low=0, high=1024, numeric=False)
-    memory: int = _knob(160 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False)
+    memory: int = _knob(
+        160 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
+    )
     overwrite: bool = _knob(False, "replace scans that are done with other settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -121,7 +159,9 @@ class Settings:
             notations = [n for n in GAIN_NOTATIONS if any(given.get(k) is not None for k in n)]
             if len(notations) > 1:
                 used = ", ".join(k for n in notations for k in n if k in given)
-                raise ConfigError("two notations of the sideband gains", array=used, rule=f"one notation in one {layer}")
+                raise ConfigError(
+                    "two notations of the sideband gains", array=used, rule=f"one notation in one {layer}"
+                )
             if notations:
                 for name in (k for n in GAIN_NOTATIONS for k in n):
                     values.pop(name, None)
@@ -132,14 +172,23 @@ class Settings:
 
     def _check_together(self) -> None:
         if not self.pwv_min < self.pwv_max:
-            raise ConfigError("empty range", array="pwv_min", value=self.pwv_min, rule=f"must be below pwv_max = {self.pwv_max}")
+            raise ConfigError(
+                "empty range", array="pwv_min", value=self.pwv_min, rule=f"must be below pwv_max = {self.pwv_max}"
+            )
         if not self.eta_h + self.eta_c > 1.0:
-            raise ConfigError("load couplings leave no contrast", array="eta_h + eta_c", value=self.eta_h + self.eta_c, rule="must be > 1")
+            raise ConfigError(
+                "load couplings leave no contrast",
+                array="eta_h + eta_c",
+                value=self.eta_h + self.eta_c,
+                rule="must be > 1",
+            )
         if self.smooth_width % 2 == 0:
             raise ConfigError("even width", array="smooth_width", value=self.smooth_width, rule="must be odd")
         given = [n for n in GAIN_NOTATIONS if any(getattr(self, k) is not None for k in n)]
         if len(given) > 1:
-            raise ConfigError("two notations of the sideband gains", array=", ".join(k for n in given for k in n), rule="give one")
+            raise ConfigError(
+                "two notations of the sideband gains", array=", ".join(k for n in given for k in n), rule="give one"
+            )
         if (self.gain_sig is None) != (self.gain_img is None):
             raise ConfigError("one gain weight without the other", array="gain_sig, gain_img", rule="give both")
 
@@ -152,8 +201,9 @@ class Settings:
         return self.layer(name) in ("option", "config")
 
     def numeric(self) -> dict[str, Any]:
-        """The settings that change numbers, by name; a table is named by its file name."""
-        return {name: getattr(self, name) for name, knob in knobs().items() if knob.metadata["numeric"]}
+        """The settings that change numbers, by name; a table is named without its folder."""
+        values = {name: getattr(self, name) for name, knob in knobs().items() if knob.metadata["numeric"]}
+        return values | {"atmosphere": Path(self.atmosphere).name}
 
     def digest(self) -> str:
         """sha256 over the settings that change numbers and over where each was set (that decides what L0 may override)."""
@@ -198,7 +248,9 @@ def parse_size(text: str) -> int:
     try:
         return int(float(number) * units[unit])
     except (ValueError, OverflowError):
-        raise ConfigError("not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M") from None
+        raise ConfigError(
+            "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
+        ) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -222,7 +274,9 @@ def read_profile(name: str) -> dict[str, Any]:
     folder = resources.files("calib_gpu") / "profiles"
     known = sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
     if name not in known:
-        raise ConfigError("no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file")
+        raise ConfigError(
+            "no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file"
+        )
     with resources.as_file(folder / f"{name}.toml") as path:
         return read_toml(path)
 

@@ -53,11 +53,18 @@ class OpacityTable:
         shape = (self.pressure.size, self.frequency.size)
         tables = [t for t in (self.b, self.c, self.t_eff) if t is not None]
         if any(t.shape != shape for t in tables) or shape[0] < 1 or shape[1] < 2:
-            raise ConfigError("shapes do not fit", array=self.name, value=[t.shape for t in tables], rule=f"[L,F] = {shape}, L >= 1, F >= 2")
+            raise ConfigError(
+                "shapes do not fit",
+                array=self.name,
+                value=[t.shape for t in tables],
+                rule=f"[L,F] = {shape}, L >= 1, F >= 2",
+            )
         if not all(np.all(np.isfinite(v)) for v in (self.frequency, self.pressure, *tables)):
             raise ConfigError("holds values that are not numbers", array=self.name, rule="all finite")
         if np.any(np.diff(self.frequency) <= 0) or np.any(np.diff(self.pressure) <= 0):
-            raise ConfigError("axes not increasing", array=self.name, rule="frequency_hz and pressure_pa strictly increasing")
+            raise ConfigError(
+                "axes not increasing", array=self.name, rule="frequency_hz and pressure_pa strictly increasing"
+            )
 
     def covers(self, *axes: Floats) -> bool:
         """True if all frequencies [Hz] lie inside the table."""
@@ -105,17 +112,22 @@ class OpacityTable:
     def _lookup(self, axis: Floats, layers: tuple[int, int], weight: float) -> tuple[Floats, Floats, Floats | None]:
         def value(table: Floats) -> Floats:
             row = table[layers[0]] if weight == 0.0 else (1.0 - weight) * table[layers[0]] + weight * table[layers[1]]
-            return np.interp(axis, self.frequency, row)
+            return np.asarray(np.interp(axis, self.frequency, row))
 
         return value(self.b), value(self.c), None if self.t_eff is None else value(self.t_eff)
 
 
 def read_table(path: str | os.PathLike[str]) -> OpacityTable:
-    """Read a table: a Zarr group with ``frequency_hz[F]``, ``pressure_pa[L]``, ``b[L,F]``, ``c[L,F]``, optionally ``t_eff``."""
+    """Read a table: a Zarr group with ``frequency_hz[F]``, ``pressure_pa[L]``, ``b``, ``c`` and maybe ``t_eff`` ``[L,F]``."""
     folder = Path(path)
     try:
         if node_kind(folder) != "group":
-            raise ConfigError("not an opacity table", array=str(path), rule="a Zarr group with frequency_hz, pressure_pa, b, c", fix="give its path, or --atmosphere auto or none")
+            raise ConfigError(
+                "not an opacity table",
+                array=str(path),
+                rule="a Zarr group with frequency_hz, pressure_pa, b, c",
+                fix="give its path, or --atmosphere auto or none",
+            )
 
         def values(name: str, *, needed: bool = True) -> Any:
             if node_kind(folder / name) != "array":
@@ -126,6 +138,8 @@ def read_table(path: str | os.PathLike[str]) -> OpacityTable:
 
         b, c, t_eff = values("b"), values("c"), values("t_eff", needed=False)
         attrs = group_attrs(folder)
-        return OpacityTable(values("frequency_hz"), values("pressure_pa"), b, c, t_eff, folder.name, bool(attrs.get("synthetic", False)))
+        return OpacityTable(
+            values("frequency_hz"), values("pressure_pa"), b, c, t_eff, folder.name, bool(attrs.get("synthetic", False))
+        )
     except Unreadable as error:
         raise ConfigError(str(error)) from None

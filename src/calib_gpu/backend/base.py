@@ -47,7 +47,9 @@ class Backend(Protocol):
         """The device, in words, for the report."""
         ...
 
-    def dump_mean(self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False) -> DumpStats:
+    def dump_mean(
+        self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False
+    ) -> DumpStats:
         """Sums over the valid dumps of a tile.
 
         ``counts`` is ``[R, A, C, D]`` in the stored type, ``n_dump`` the number of dumps that hold data. Integer

@@ -35,7 +35,9 @@ class NumpyBackend:
         """The processor and the NumPy version."""
         return f"NumPy {np.__version__} on {platform.machine()}"
 
-    def dump_mean(self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False) -> DumpStats:
+    def dump_mean(
+        self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False
+    ) -> DumpStats:
         """Sums over the valid dumps of a tile."""
         n_r, n_a, n_c, n_d = counts.shape
         total, valid = pixel_major((n_c, n_r, n_a)), pixel_major((n_c, n_r, n_a), np.int64)
@@ -121,7 +123,7 @@ class NumpyBackend:
 def _sum_dumps(counts: NDArray[Any]) -> Floats:
     """Sum over the last axis: integers exactly in int64, floats dump by dump."""
     if counts.dtype.kind != "f":
-        return counts.sum(axis=-1, dtype=np.int64).astype(np.float64)
+        return np.asarray(counts.sum(axis=-1, dtype=np.int64), dtype=np.float64)
     total = counts[:, 0].astype(np.float64)
     for d in range(1, counts.shape[-1]):
         total += counts[:, d]

@@ -99,7 +99,12 @@ class SkyTemperatures:
         """From physical temperatures [K]; ``t_atm`` is one per band, scalar or ``[C]``."""
         j = rayleigh_jeans_temperature
         return cls(
-            j(signal, t_atm[0]), j(image, t_atm[1]), j(signal, t_spill), j(image, t_spill), j(signal, t_bg), j(image, t_bg)
+            j(signal, t_atm[0]),
+            j(image, t_atm[1]),
+            j(signal, t_spill),
+            j(image, t_spill),
+            j(signal, t_bg),
+            j(image, t_bg),
         )
 
 
@@ -139,7 +144,8 @@ class SkySums:
     @classmethod
     def zeros(cls, n_off: int, n_channel: int) -> SkySums:
         """Sums of no pixel."""
-        return cls(*(np.zeros((n_off, n_channel)) for _ in range(6)), np.zeros((n_off, n_channel), np.int64))
+        yy, ys, yi, ss, si, ii = (np.zeros((n_off, n_channel)) for _ in range(6))
+        return cls(yy, ys, yi, ss, si, ii, np.zeros((n_off, n_channel), np.int64))
 
     @classmethod
     def of_pixel(cls, observed: Floats, model: SkyModel, mask: NDArray[np.bool_]) -> SkySums:

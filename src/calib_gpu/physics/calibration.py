@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class SampleRule:
     saturation: float | None
     positive: bool = True
 
-    def missing(self, counts: NDArray[np.generic], n_dump: int) -> NDArray[np.bool_]:
+    def missing(self, counts: NDArray[Any], n_dump: int) -> NDArray[np.bool_]:
         """Missing samples; the last axis is the dump, those from ``n_dump`` on are padding."""
         if counts.dtype.kind == "f":
             missing = np.isnan(counts)
@@ -31,35 +32,39 @@ class SampleRule:
         else:
             missing = np.zeros(counts.shape, dtype=bool)
         missing[..., n_dump:] = True
-        return missing
+        return np.asarray(missing)
 
-    def invalid(self, counts: NDArray[np.generic]) -> NDArray[np.bool_]:
+    def invalid(self, counts: NDArray[Any]) -> NDArray[np.bool_]:
         """Dead (<= 0) or saturated samples, missing ones among them or not; false for NaN and Inf."""
         bad = counts <= 0 if self.positive else np.zeros(counts.shape, dtype=bool)
         if self.saturation is not None:
             bad |= counts >= self.saturation
         if counts.dtype.kind == "f":
             bad &= np.isfinite(counts)
-        return bad
+        return np.asarray(bad)
 
-    def valid(self, counts: NDArray[np.generic], n_dump: int) -> NDArray[np.bool_]:
+    def valid(self, counts: NDArray[Any], n_dump: int) -> NDArray[np.bool_]:
         """Samples that may enter a mean: present, finite, > 0 and not saturated."""
         good = ~(self.missing(counts, n_dump) | self.invalid(counts))
         if counts.dtype.kind == "f":
             good &= np.isfinite(counts)
-        return good
+        return np.asarray(good)
 
-    def all_valid(self, counts: NDArray[np.generic], n_dump: int) -> bool:
+    def all_valid(self, counts: NDArray[Any], n_dump: int) -> bool:
         """True if every sample is valid: two passes without a temporary."""
         if n_dump < counts.shape[-1] or not counts.size:
             return False
         low, high = counts.min(), counts.max()  # NaN compares false
-        in_range = bool(low > (0 if self.positive else -np.inf)) and bool(high < np.inf) and (self.saturation is None or bool(high < self.saturation))
+        in_range = (
+            bool(low > (0 if self.positive else -np.inf))
+            and bool(high < np.inf)
+            and (self.saturation is None or bool(high < self.saturation))
+        )
         return in_range and (counts.dtype.kind == "f" or self.fill is None or not low <= self.fill <= high)
 
 
 def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:
-    """gamma / (C_h - C_c) [K/count], eq. (7) without transmission."""
+    """Gamma / (C_h - C_c) [K/count], eq. (7) without transmission."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return gamma / (hot - cold)
 

@@ -40,7 +40,12 @@ def frequency_axes(
     FrequencyMismatch
         A value is not finite, a frequency is not positive, the spacing is 0, or the sum is not constant to 1 kHz.
     """
-    for name, value in (("signal_freq", signal_0), ("image_freq", image_0), ("freq_res", spacing), ("ref_channel", ref_channel)):
+    for name, value in (
+        ("signal_freq", signal_0),
+        ("image_freq", image_0),
+        ("freq_res", spacing),
+        ("ref_channel", ref_channel),
+    ):
         if not np.isfinite(value):
             raise FrequencyMismatch("not a number", array=name, value=value, rule="frequencies must be finite")
     if spacing == 0.0:
@@ -49,7 +54,9 @@ def frequency_axes(
     signal, image = signal_0 + steps, image_0 - steps
     for name, axis in (("signal_freq", signal), ("image_freq", image)):
         if axis.min() <= 0.0:
-            raise FrequencyMismatch("axis reaches 0 Hz or below", array=name, value=float(axis.min()), rule="must be > 0 Hz")
+            raise FrequencyMismatch(
+                "axis reaches 0 Hz or below", array=name, value=float(axis.min()), rule="must be > 0 Hz"
+            )
     total = signal + image
     if np.ptp(total) > _SUM_TOLERANCE_HZ:
         raise FrequencyMismatch("signal + image is not constant", value=float(np.ptp(total)), rule="constant to 1 kHz")

@@ -96,7 +96,9 @@ def load_powers(
         Couplings to the loads; their sum must exceed 1.
     """
     if not eta_h + eta_c > 1.0:
-        raise ConfigError("load couplings leave no contrast", array="eta_h + eta_c", value=eta_h + eta_c, rule="must be > 1")
+        raise ConfigError(
+            "load couplings leave no contrast", array="eta_h + eta_c", value=eta_h + eta_c, rule="must be > 1"
+        )
     bands = []
     for nu in (signal, image):
         j_h, j_c = rayleigh_jeans_temperature(nu, t_hot), rayleigh_jeans_temperature(nu, t_cold)
@@ -123,7 +125,7 @@ def receiver_temperature(
     t_cold = g_signal * powers.cold_signal + g_image * powers.cold_image
     z = np.asarray(zero, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (t_hot * (cold - z) - t_cold * (hot - z)) / (hot - cold)
+        return np.asarray((t_hot * (cold - z) - t_cold * (hot - z)) / (hot - cold))
 
 
 def callen_welton_shift(signal: Floats, image: Floats, g_signal: Floats, g_image: Floats) -> Floats:
@@ -140,7 +142,7 @@ def running_mean(values: Floats, width: int) -> Floats:
     n = values.shape[-1]
     first, last = np.maximum(np.arange(n) - half, 0), np.minimum(np.arange(n) + half + 1, n)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+        return np.asarray((sums[last] - sums[first]) / (counts[last] - counts[first]))
 
 
 def bad_channels(

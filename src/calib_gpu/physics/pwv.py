@@ -52,7 +52,7 @@ class PwvFit:
 
     @property
     def rms(self) -> float:
-        """rms of the residual S_H,obs - S_H [K]."""
+        """Rms of the residual S_H,obs - S_H [K]."""
         return float(np.sqrt(self.chi2 / self.n)) if self.n else float("nan")
 
     @property

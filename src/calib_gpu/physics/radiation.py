@@ -45,5 +45,5 @@ def rayleigh_jeans_temperature(frequency: ArrayLike, temperature: ArrayLike) -> 
 
 
 def half_quantum(frequency: ArrayLike) -> NDArray[np.float64]:
-    """h nu / 2k [K]: what the Callen-Welton form adds to J at every temperature."""
+    """H nu / 2k [K]: what the Callen-Welton form adds to J at every temperature."""
     return 0.5 * H_OVER_K * np.asarray(frequency, dtype=np.float64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import load_contrast
 from calib_gpu.qa.sample import DumpSample
-from calib_gpu.records import Atmosphere, Floats, LoadCalibration, OffSpectra, Receiver
+from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, set_powers
 
@@ -65,20 +65,23 @@ def _over_channels(function: Any, values: Floats) -> Floats:
 
 
 def _hot_stability(resolved: ResolvedLoads, factors: Factors) -> Floats | None:
-    """std over dumps of the band mean, over its mean, times sqrt(n_c B t): 1 where it is radiometric."""
+    """Std over dumps of the band mean, over its mean, times sqrt(n_c B t): 1 where it is radiometric."""
     loads = resolved.loads.sets[0]
     if loads.hot_band.shape[0] < 2 or not np.isfinite(loads.dump_time):
         return None
     band = abs(factors.scan.source.tuning.spacing) * factors.scan.source.shape[0]
-    return np.asarray(loads.hot_band.std(axis=0, ddof=1) / loads.hot_band.mean(axis=0) * np.sqrt(band * loads.dump_time))
+    return np.asarray(
+        loads.hot_band.std(axis=0, ddof=1) / loads.hot_band.mean(axis=0) * np.sqrt(band * loads.dump_time)
+    )
 
 
 def _gain_drift(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> Floats | None:
-    """median over channels of |G2/G1 - 1| between consecutive load sets."""
+    """Median over channels of |G2/G1 - 1| between consecutive load sets."""
     loads = resolved.loads
-    pair = loads.sets if len(loads.sets) == 2 else (loads.previous, loads.sets[0])
-    if pair[0] is None or pair[1] is None:
+    first = loads.sets[0] if len(loads.sets) == 2 else loads.previous
+    if first is None:
         return None
+    pair = (first, loads.sets[-1])
     scan, drift = factors.scan, np.empty(resolved.calibration.bad.shape[1:])
     for r, a in np.ndindex(drift.shape):
         gains, good = rx.gains.pixel(r, a), ~resolved.calibration.bad[:, r, a]
@@ -100,7 +103,11 @@ def off_drift(offs: OffSpectra, bad: NDArray[np.bool_]) -> Floats | None:
     for r, a in np.ndindex(drift.shape):
         spectra = offs.mean[~bad[:, r, a], r, a, :]
         with np.errstate(invalid="ignore", divide="ignore"):
-            change = _over_channels(np.nanmedian, np.abs(spectra / spectra[:, :1] - 1.0)) if spectra.size else np.array([np.nan])
+            change = (
+                _over_channels(np.nanmedian, np.abs(spectra / spectra[:, :1] - 1.0))
+                if spectra.size
+                else np.array([np.nan])
+            )
         drift[r, a] = np.nanmax(change) if np.isfinite(change).any() else np.nan
     return drift
 
@@ -190,7 +197,9 @@ def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmospher
         t_on, t_off = transmission(factors.tau_signal, x_on), transmission(factors.tau_signal, x_off)
         with np.errstate(divide="ignore", invalid="ignore"):
             signal.append(np.median(atmosphere.sky.atm_signal * (t_off - t_on) / t_on))
-            image.append(np.median(atmosphere.sky.atm_image * (transmission(tau_i, x_off) - transmission(tau_i, x_on)) / t_on))
+            image.append(
+                np.median(atmosphere.sky.atm_image * (transmission(tau_i, x_off) - transmission(tau_i, x_on)) / t_on)
+            )
     ratio = rx.gains.image / rx.gains.signal
     if ratio.ndim == 3:
         ratio = ratio.mean(axis=0)

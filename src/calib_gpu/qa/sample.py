@@ -59,7 +59,7 @@ class DumpSample:
     def mean_spectrum(self, r: int, a: int) -> NDArray[np.float64]:
         """Mean of the sampled dumps of a pixel ``[C]``, K; NaN where none is valid."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self._sum[:, r, a] * _QUANTUM / self._count[:, r, a]
+            return np.asarray(self._sum[:, r, a] * _QUANTUM / self._count[:, r, a])
 
 
 def lag_two_rms(spectrum: NDArray[np.float64]) -> float:

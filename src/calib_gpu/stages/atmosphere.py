@@ -35,7 +35,9 @@ def site_value(scan: Scan, name: str) -> float | None:
 def _needed(scan: Scan, name: str, why: str) -> float:
     value = site_value(scan, name)
     if value is None:
-        raise MissingValue(f"needed {why}", array=f"source/{name}", fix="give the value as a setting, or use --atmosphere none")
+        raise MissingValue(
+            f"needed {why}", array=f"source/{name}", fix="give the value as a setting, or use --atmosphere none"
+        )
     return value
 
 
@@ -50,7 +52,7 @@ def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | N
 
 
 def no_atmosphere(scan: Scan) -> Atmosphere:
-    """t = 1 everywhere."""
+    """T = 1 everywhere."""
     zero = np.zeros_like(scan.signal)
     return Atmosphere(None, None, "none", "none", zero, zero.copy())
 
@@ -95,12 +97,25 @@ def fit_atmosphere(
     if table is None:
         return no_atmosphere(scan)
     image = None if rx.gains.single_sideband else scan.topocentric_image
-    pressure = None if table.pressure.size == 1 else _needed(scan, "pamb", "for an opacity table of several layers") * PASCAL_PER_TORR
+    pressure = (
+        None
+        if table.pressure.size == 1
+        else _needed(scan, "pamb", "for an opacity table of several layers") * PASCAL_PER_TORR
+    )
     opacity = table.opacity(scan.topocentric_signal, image, pressure)
     flags = int(ScanFlag.ATM_CLAMPED) if opacity.clamped else 0
-    warnings = [f"opacity table {table.name} is synthetic: good for simulations, not for science"] if table.synthetic else []
+    warnings = (
+        [f"opacity table {table.name} is synthetic: good for simulations, not for science"] if table.synthetic else []
+    )
     if settings.pwv != "fit":
-        return _at(opacity, float(settings.pwv), {"pwv_error": 0.0, "status": "fixed", "source": "fixed"}, table, flags, warnings)
+        return _at(
+            opacity,
+            float(settings.pwv),
+            {"pwv_error": 0.0, "status": "fixed", "source": "fixed"},
+            table,
+            flags,
+            warnings,
+        )
     temperatures, defaulted = _sky_temperatures(scan, opacity, settings)
     flags |= int(ScanFlag.T_ATM_DEFAULTED) if defaulted else 0
     elevation = {s.index: s.elevation for s in scan.source.subscans}
@@ -116,7 +131,9 @@ def fit_atmosphere(
         warnings.append(f"the sky signal does not constrain the water vapour: {pwv:g} mm from {source} is used")
     if joint.status in ("at_lower_bound", "at_upper_bound"):
         flags |= ScanFlag.PWV_AT_BOUND
-        warnings.append(f"the water vapour fit ends at its bound, {joint.pwv:g} mm: check eta_f, t_atm and the load temperatures")
+        warnings.append(
+            f"the water vapour fit ends at its bound, {joint.pwv:g} mm: check eta_f, t_atm and the load temperatures"
+        )
     chi2 = joint.chi2 / (joint.n - 1) if joint.n > 1 else None
     more = {
         "pwv_error": _number(joint.error), "status": joint.status, "source": source, "rms_k": _number(joint.rms),
@@ -131,7 +148,13 @@ def _at(
 ) -> Atmosphere:
     tau_signal, tau_image = opacity.tau(pwv)
     return Atmosphere(
-        pwv=pwv, tau_signal=tau_signal, tau_image=tau_image, table=table.name, scan_flags=flags, warnings=tuple(warnings), **more
+        pwv=pwv,
+        tau_signal=tau_signal,
+        tau_image=tau_image,
+        table=table.name,
+        scan_flags=flags,
+        warnings=tuple(warnings),
+        **more,
     )
 
 
@@ -180,7 +203,12 @@ def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any,
         return (settings.t_atm, settings.t_atm), False
     if settings.t_atm == "table":
         if opacity.t_eff_signal is None:
-            raise ConfigError("the opacity table has no t_eff", array="t_atm", value="table", fix="use t_atm=factor, or a table with t_eff")
+            raise ConfigError(
+                "the opacity table has no t_eff",
+                array="t_atm",
+                value="table",
+                fix="use t_atm=factor, or a table with t_eff",
+            )
         image: NDArray[np.float64] | float = 1.0 if opacity.t_eff_image is None else opacity.t_eff_image
         return (opacity.t_eff_signal, image), False
     ambient = _needed(scan, "tamb", f"for t_atm={settings.t_atm}")
@@ -190,7 +218,13 @@ def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any,
 
 
 def _sums(
-    offs: OffSpectra, resolved: ResolvedLoads, rx: Receiver, temperatures: SkyTemperatures, fit: _Fit, *, each_pixel: bool
+    offs: OffSpectra,
+    resolved: ResolvedLoads,
+    rx: Receiver,
+    temperatures: SkyTemperatures,
+    fit: _Fit,
+    *,
+    each_pixel: bool,
 ) -> tuple[SkySums, NDArray[Any]]:
     """Sums over all pixels, in their order; and the fit of each pixel alone, where asked for."""
     cal = resolved.calibration

@@ -35,7 +35,11 @@ class TileTotals:
     def by_flag(self) -> dict[str, int]:
         """Samples with each of the flags that occur."""
         counts = self.flag_counts.sum(axis=(0, 1))
-        return {str(flag.name): int(counts[int(flag).bit_length() - 1]) for flag in Flag if counts[int(flag).bit_length() - 1]}
+        return {
+            str(flag.name): int(counts[int(flag).bit_length() - 1])
+            for flag in Flag
+            if counts[int(flag).bit_length() - 1]
+        }
 
 
 def calibrate_scan(
@@ -52,7 +56,7 @@ def calibrate_scan(
         Called with the number of samples of each finished tile, from any worker.
     """
     source = factors.scan.source
-    c, d, n_r, n_a, _ = source.shape
+    _, d, n_r, n_a, _ = source.shape
     sample_bytes = source.counts.dtype.itemsize + writer.dtype.itemsize + 2
     blocks = Blocks.plan(source, sample_bytes, tile_bytes)
     totals = TileTotals(
@@ -70,7 +74,10 @@ def calibrate_scan(
                 read = time.perf_counter()
                 k = factors.of_tile(tile)
                 shape = counts.shape
-                spectra, flags = workers.buffer("spectra", shape, writer.dtype), workers.buffer("flags", shape, np.uint16)
+                spectra, flags = (
+                    workers.buffer("spectra", shape, writer.dtype),
+                    workers.buffer("flags", shape, np.uint16),
+                )
                 n_dump = source.subscans[tile.subscan].n_dump
                 result = backend.calibrate_tile(
                     counts, k.ref, k.factor, k.base, source.rule, d if n_dump is None else n_dump, spectra, flags
@@ -85,7 +92,9 @@ def calibrate_scan(
                     totals.invalid[tile.r, tile.a] += result.invalid
                     totals.present[tile.on] |= result.dump_present
                     totals.bytes_read += n_read
-                    for name, seconds in zip(("read", "compute", "write"), (read - begin, computed - read, written - computed), strict=True):
+                    for name, seconds in zip(
+                        ("read", "compute", "write"), (read - begin, computed - read, written - computed), strict=True
+                    ):
                         totals.seconds[name] += seconds
                 on_tile(counts.size)
             begin = time.perf_counter()

@@ -17,7 +17,18 @@ from calib_gpu.modes import Mode, detect_mode
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.frequency import frequency_axes, to_topocentric
 from calib_gpu.physics.loads import LoadPowers
-from calib_gpu.records import Bools, CountGroup, DumpStats, Floats, LoadSet, OffSpectra, Scan, ScanId, Subscan, pixel_major
+from calib_gpu.records import (
+    Bools,
+    CountGroup,
+    DumpStats,
+    Floats,
+    LoadSet,
+    OffSpectra,
+    Scan,
+    ScanId,
+    Subscan,
+    pixel_major,
+)
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
@@ -37,7 +48,12 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
     if frame == "lsrk":
         velocity = source.attrs.get("frame_velocity_m_s")
         if isinstance(velocity, bool) or not isinstance(velocity, int | float) or not np.isfinite(velocity):
-            raise MissingValue("needed to shift LSR frequencies", array="frame_velocity_m_s", value=velocity, rule="radial velocity of the frame, m/s")
+            raise MissingValue(
+                "needed to shift LSR frequencies",
+                array="frame_velocity_m_s",
+                value=velocity,
+                rule="radial velocity of the frame, m/s",
+            )
         topo_signal, topo_image = to_topocentric(signal, float(velocity)), to_topocentric(image, float(velocity))
     elif frame != "topocentric":
         warnings.append(f"frequency_frame is {frame!r}: frequencies are taken as topocentric")
@@ -50,7 +66,9 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
 
 def with_saturation(group: CountGroup, settings: Settings) -> CountGroup:
     """The group with the saturation level of the settings, where those outrank the store or the store has none."""
-    if settings.adc_saturation is None or not (settings.outranks_store("adc_saturation") or group.rule.saturation is None):
+    if settings.adc_saturation is None or not (
+        settings.outranks_store("adc_saturation") or group.rule.saturation is None
+    ):
         return group
     return replace(group, rule=SampleRule(group.rule.fill, settings.adc_saturation))
 
@@ -169,9 +187,15 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
     one_dump = [dump_time(source, off[k], int(np.count_nonzero(flags[k].present))) for k in kept]
     n_valid = tuple(int(np.count_nonzero(flags[k].valid)) for k in kept)
     if not use_mean and any(n > 1 for n in n_valid):
-        warnings.append("total power with several dumps in an OFF: the first valid dump is the reference (tp_ref=mean uses all)")
+        warnings.append(
+            "total power with several dumps in an OFF: the first valid dump is the reference (tp_ref=mean uses all)"
+        )
     exposure = tuple(t * n if use_mean else t for t, n in zip(one_dump, n_valid, strict=True))
-    return OffSpectra(tuple(off[k].index for k in kept), mean, mean if first is None else first, exposure, n_valid), read, warnings
+    return (
+        OffSpectra(tuple(off[k].index for k in kept), mean, mean if first is None else first, exposure, n_valid),
+        read,
+        warnings,
+    )
 
 
 def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[LoadSet | None, int]:
@@ -210,7 +234,9 @@ def _load_temperature(group: CountGroup, name: str, subscans: tuple[Subscan, ...
     values = np.broadcast_to(group.arrays[name], (group.shape[4],))[[s.index for s in subscans]]
     good = values[np.isfinite(values)]
     if not good.size or not good.mean() > 0.0:
-        raise MissingValue("no load temperature", array=f"calibration/{name}", value=values.tolist()[:4], rule="a temperature > 0 K")
+        raise MissingValue(
+            "no load temperature", array=f"calibration/{name}", value=values.tolist()[:4], rule="a temperature > 0 K"
+        )
     return float(good.mean())
 
 
@@ -242,4 +268,3 @@ class LoadSetCache:
                 self._held.popitem(last=False)
         self._held.move_to_end(scan)
         return self._held[scan]
-

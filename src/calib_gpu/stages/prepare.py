@@ -38,8 +38,8 @@ class Factors:
     """The scan's maths, collapsed: T_A* = (on - ref) * factor / t_s, plus flags.
 
     ``pairing`` gives subscan numbers, ``slots`` [S_on,2] the positions of the references in ``offs``;
-    ``airmass`` and ``reference_airmass`` [S_on] are those of each ON and its reference. ``fixed`` is the factor [C,R,A] where one load set serves the whole scan,
-    else ``moving`` has the sets to interpolate between.
+    ``airmass`` and ``reference_airmass`` [S_on] are those of each ON and its reference. ``fixed`` is the factor
+    [C,R,A] where one load set serves the whole scan, else ``moving`` has the sets to interpolate between.
     """
 
     scan: Scan
@@ -91,7 +91,7 @@ class Factors:
         return TileFactors(through_sky, ref, base, t_sys)
 
     def _factor(self, tile: Tile) -> Floats:
-        """gamma / (C_h - C_c) ``[R, A, C]``, K/count, at the time of the ON subscan."""
+        """Gamma / (C_h - C_c) ``[R, A, C]``, K/count, at the time of the ON subscan."""
         if self.fixed is not None:
             return np.moveaxis(self.fixed[:, tile.r, tile.a], 0, -1)
         assert self.moving is not None
@@ -111,7 +111,12 @@ def pair_subscans(scan: Scan, offs: OffSpectra, settings: Settings) -> Pairing:
     """Pair the ON subscans with the OFFs that have a valid dump."""
     on, off = scan.source.of_kind("ON"), {s.index: s for s in scan.source.subscans}
     if not scan.source.of_kind("OFF"):
-        raise NoReference("no OFF subscan", array="source/sobsmode", rule="at least one OFF, OTF-OFF or REF", fix="without an OFF a scan cannot be calibrated")
+        raise NoReference(
+            "no OFF subscan",
+            array="source/sobsmode",
+            rule="at least one OFF, OTF-OFF or REF",
+            fix="without an OFF a scan cannot be calibrated",
+        )
     stored = settings.pair_on == "mjd"
     return pair(
         [(s.index, s.stored_us if stored else s.time_us) for s in on],
@@ -140,7 +145,9 @@ def prepare(
     position = {index: k for k, index in enumerate(offs.index)}
     slots = np.array([[position[int(i)] for i in row] for row in pairing.ref], np.int64).reshape(-1, 2)
     x = on_airmass(scan, atmosphere, settings)
-    x_ref, flags = (np.full_like(x, np.nan), 0) if atmosphere.status == "none" else _reference_airmass(scan, pairing, settings)
+    x_ref, flags = (
+        (np.full_like(x, np.nan), 0) if atmosphere.status == "none" else _reference_airmass(scan, pairing, settings)
+    )
     return Factors(
         scan, cal.bad, cal.zero, rx, offs, pairing, slots, x, x_ref, atmosphere.tau_signal, settings.t_min, fixed,
         None if one_set else resolved, flags,

@@ -50,24 +50,36 @@ def _gains(source: CountGroup, settings: Settings) -> tuple[SidebandGains, dict[
     given = next((n for n in GAIN_NOTATIONS if getattr(settings, n[0]) is not None), None)
     stored = [name for name in ("gain_sig", "gain_img") if name in source.arrays]
     if len(stored) == 1:
-        raise ConfigError("one gain weight without the other", array=f"source/{stored[0]}", rule="gain_sig and gain_img, or neither")
+        raise ConfigError(
+            "one gain weight without the other", array=f"source/{stored[0]}", rule="gain_sig and gain_img, or neither"
+        )
     if stored and (given is None or not settings.outranks_store(given[0])):
         weights = tuple(source.arrays[name] for name in stored)
         return physics.gains_from_weights(*weights), {}, "store"
     if given == ("g_sig",):
-        return physics.gains_from_signal(float(settings.g_sig or 0.0)), {"g_sig": settings.g_sig}, settings.layer("g_sig")
+        return (
+            physics.gains_from_signal(float(settings.g_sig or 0.0)),
+            {"g_sig": settings.g_sig},
+            settings.layer("g_sig"),
+        )
     if given == ("image_ratio",):
         ratio = float(settings.image_ratio or 0.0)
         return physics.gains_from_image_ratio(ratio), {"image_ratio": ratio}, settings.layer("image_ratio")
     if given is not None:
         w_s, w_i = float(settings.gain_sig or 0.0), float(settings.gain_img or 0.0)
         return physics.gains_from_weights(w_s, w_i), {"gain_sig": w_s, "gain_img": w_i}, settings.layer("gain_sig")
-    return physics.gains_from_weights(*DEFAULT_GAINS), dict(zip(("gain_sig", "gain_img"), DEFAULT_GAINS, strict=True)), "default"
+    return (
+        physics.gains_from_weights(*DEFAULT_GAINS),
+        dict(zip(("gain_sig", "gain_img"), DEFAULT_GAINS, strict=True)),
+        "default",
+    )
 
 
 def bad_channel_rule(settings: Settings, saturation: float | None) -> BadChannelRule:
     """The limits of the bad-channel rules."""
-    return BadChannelRule(settings.clip_counts, settings.clip_trec, settings.smooth_width, settings.edge_fraction, saturation)
+    return BadChannelRule(
+        settings.clip_counts, settings.clip_trec, settings.smooth_width, settings.edge_fraction, saturation
+    )
 
 
 def set_powers(loads: LoadSet, signal: NDArray[np.float64], image: NDArray[np.float64], rx: Receiver) -> LoadPowers:
@@ -153,4 +165,3 @@ def written_trec(calibration: LoadCalibration, scan: Scan, rx: Receiver, convent
         for r, a in np.ndindex(trec.shape[1:]):
             trec[:, r, a] -= physics.callen_welton_shift(scan.signal, scan.image, *rx.gains.pixel(r, a))
     return trec
-

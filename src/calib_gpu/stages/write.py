@@ -98,7 +98,9 @@ def scan_attributes(
 ) -> dict[str, Any]:  # fmt: skip
     """Attributes of the scan group: no clock, host or timing, so that the same input and settings give the same bytes."""
     attrs = scan.source.attrs
-    used = {name: {"value": value, "from": rx.origin.get(name, rx.origin["gains"])} for name, value in rx.values.items()}
+    used = {
+        name: {"value": value, "from": rx.origin.get(name, rx.origin["gains"])} for name, value in rx.values.items()
+    }
     if rx.origin["gains"] == "store":
         used["gains"] = {"value": "gain_sig, gain_img", "from": "store"}
     return {

@@ -98,9 +98,10 @@ class ChunkedArray:
                 for s, o, n in zip(region, origin, inner, strict=True)
             )
             part = tuple(
-                slice(t.start + s.start - o, t.stop + s.start - o) for t, s, o in zip(target, region, origin, strict=True)
+                slice(t.start + s.start - o, t.stop + s.start - o)
+                for t, s, o in zip(target, region, origin, strict=True)
             )
-            total += self._decode_into(self.meta.layout, coords, part, out[(*target, ...)])  # ... keeps 0-d a view
+            total += self._decode_into(self.meta.layout, coords, part, out[(*target, ...)])  # type: ignore[arg-type]  # ... keeps 0-d a view
         return total
 
     def values(self) -> NDArray[Any]:
@@ -119,11 +120,17 @@ class ChunkedArray:
         raw, name = self._chunk_bytes(layout, coords)
         if raw is None:
             if not self.absent_is_fill:
-                raise Unreadable("chunk is missing", array=self.label, value=name, rule="every chunk must be there", fix="copy the store again")
+                raise Unreadable(
+                    "chunk is missing",
+                    array=self.label,
+                    value=name,
+                    rule="every chunk must be there",
+                    fix="copy the store again",
+                )
             out[...] = self.meta.fill_value
             return 0
         try:
-            if layout.stored_dtype == object:
+            if self.meta.is_string:
                 chunk = self._decode_strings(layout, raw)
             else:
                 whole = all(p.start == 0 and p.stop == n for p, n in zip(part, layout.inner, strict=True))
@@ -133,7 +140,9 @@ class ChunkedArray:
                     return len(raw)
                 chunk = self._decode_scratch(layout, raw)
         except (codecs.CodecError, ValueError) as error:
-            raise Unreadable(f"chunk is cut short or corrupt: {error}", array=self.label, value=name, fix="copy the store again") from None
+            raise Unreadable(
+                f"chunk is cut short or corrupt: {error}", array=self.label, value=name, fix="copy the store again"
+            ) from None
         out[...] = chunk[part]
         return len(raw)
 
@@ -154,7 +163,7 @@ class ChunkedArray:
             size = codecs.zstd_content_size(data) or 0
             plain = np.empty(min(size, 1 << 24), np.uint8)
             codecs.decode(("zstd",), data, plain)
-            data = memoryview(plain)
+            data = plain.data
         elif chain:
             raise Unreadable("strings with this compressor", array=self.label, value=chain[0], rule="zstd or none")
         flat = decode_strings(data)
@@ -194,7 +203,9 @@ class ChunkedArray:
             assert raw is not None
             body = codecs.strip_crc32c(raw) if layout.index_crc else raw
         except codecs.CodecError as error:
-            raise Unreadable(f"shard index is corrupt: {error}", array=self.label, value=name, fix="copy the store again") from None
+            raise Unreadable(
+                f"shard index is corrupt: {error}", array=self.label, value=name, fix="copy the store again"
+            ) from None
         index = np.frombuffer(bytes(body), "<u8").reshape(*per_shard, 2)
         self._indices[name] = index
         return index
@@ -211,9 +222,11 @@ class ChunkedArray:
             length = os.fstat(handle).st_size
             size = length - offset if size is None else size
             if offset < 0 or offset + size > length:
-                raise Unreadable("chunk is cut short", array=self.label, value=f"{name}: {length} bytes", fix="copy the store again")
+                raise Unreadable(
+                    "chunk is cut short", array=self.label, value=f"{name}: {length} bytes", fix="copy the store again"
+                )
             buffer = _scratch.get("compressed", size)
-            view = memoryview(buffer)
+            view = buffer.data
             done = 0
             while done < size:
                 n = os.preadv(handle, [view[done:]], offset + done)
@@ -243,7 +256,11 @@ class ChunkedArray:
     def _read_with_zarr(self, region: Region, out: NDArray[Any]) -> int:
         array = self._open_zarr()
         if array.shards is not None and not self.absent_is_fill:
-            raise Unreadable("sharded with codecs whose missing chunks cannot be seen", array=self.label, fix="rewrite the store with bytes + zstd")
+            raise Unreadable(
+                "sharded with codecs whose missing chunks cannot be seen",
+                array=self.label,
+                fix="rewrite the store with bytes + zstd",
+            )
         for coords in _overlapping(region, array.chunks):
             name = array.metadata.encode_chunk_key(coords)
             if not (self.path / name).exists() and not self.absent_is_fill:

@@ -16,7 +16,7 @@ import numcodecs.zstd
 import numpy as np
 from numpy.typing import NDArray
 
-Buffer = bytes | memoryview | NDArray[np.uint8]
+Buffer = bytes | memoryview
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 

@@ -12,7 +12,9 @@ from calib_gpu.errors import OutputError
 
 
 def _cannot(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write: {error.strerror}", array=str(path), fix="check space and permissions, then run again")
+    return OutputError(
+        f"cannot write: {error.strerror}", array=str(path), fix="check space and permissions, then run again"
+    )
 
 
 def make_dirs(path: Path) -> None:
@@ -134,4 +136,9 @@ def measure(path: Path) -> tuple[int, int]:
 
 def not_empty(path: Path) -> OutputError:
     """The error for an output path that holds something already."""
-    return OutputError("exists already", array=str(path), rule="a path that does not exist, or an empty folder", fix="give another path, or remove it")
+    return OutputError(
+        "exists already",
+        array=str(path),
+        rule="a path that does not exist, or an empty folder",
+        fix="give another path, or remove it",
+    )

@@ -52,7 +52,12 @@ class L0Store:
         except Unreadable as error:
             raise StoreUnusable(str(error), fix="check the store's zarr.json") from None
         if kind != "group":
-            raise StoreUnusable("not a Zarr group", array=str(path), rule="zarr.json (or .zgroup) of a group at the top", fix="is this the right directory?")
+            raise StoreUnusable(
+                "not a Zarr group",
+                array=str(path),
+                rule="zarr.json (or .zgroup) of a group at the top",
+                fix="is this the right directory?",
+            )
 
     def scan_ids(self) -> list[ScanId]:
         """All scan groups and bands, in the order of their numbers; calibration-only ones too."""
@@ -62,7 +67,9 @@ class L0Store:
             if not match or not entry.is_dir():
                 continue
             bands = sorted(
-                b.name for b in os.scandir(entry.path) if BAND_NAME.fullmatch(b.name) and b.is_dir() and _is_group(Path(b.path))
+                b.name
+                for b in os.scandir(entry.path)
+                if BAND_NAME.fullmatch(b.name) and b.is_dir() and _is_group(Path(b.path))
             )
             ids += [ScanId(int(match[1]), band) for band in bands] or [ScanId(int(match[1]))]
         return sorted(ids)
@@ -114,6 +121,15 @@ def _is_group(path: Path) -> bool:
         return True  # let the reader name the damage
 
 
+def tree_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of all files of a small store, such as an opacity table."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for root, dirs, names in os.walk(folder):
         dirs.sort()
@@ -154,12 +170,30 @@ class _GroupReader:
         counts = ChunkedArray(self.path / "data_5d", label, absent_is_fill=False)
         if len(counts.shape) != 5 or min(counts.shape) < 1:
             raise BadShape("wrong shape", array=label, value=counts.shape, rule="five axes C, D, R, A, S, none empty")
-        if counts.meta.dtype is None or counts.dtype.name not in ("int32", "uint32", "int64", "float32", "float64", "int16", "uint16"):
-            raise BadType("wrong type", array=label, value=str(counts.meta.dtype), rule="int16/32/64, uint16/32, float32 or float64")
+        if counts.meta.dtype is None or counts.dtype.name not in (
+            "int32",
+            "uint32",
+            "int64",
+            "float32",
+            "float64",
+            "int16",
+            "uint16",
+        ):
+            raise BadType(
+                "wrong type",
+                array=label,
+                value=str(counts.meta.dtype),
+                rule="int16/32/64, uint16/32, float32 or float64",
+            )
         if counts.meta.dims is not None:
             for found, axis in zip(counts.meta.dims, schema.COUNT_AXES, strict=True):
                 if found is not None and found.lower() not in _DIMENSION_NAMES[axis]:
-                    raise BadShape("axes in another order", array=label, value=counts.meta.dims, rule="dimension_names C, D, R, A, S")
+                    raise BadShape(
+                        "axes in another order",
+                        array=label,
+                        value=counts.meta.dims,
+                        rule="dimension_names C, D, R, A, S",
+                    )
         return counts
 
     def _sample_rule(self, counts: ChunkedArray) -> SampleRule:
@@ -170,7 +204,9 @@ class _GroupReader:
         for name, value in (("fill", fill), ("adc_saturation", saturation)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise BadType("attribute is not a number", array=self._label(name), value=value)
-        rule = SampleRule(None if kind == "f" or fill is None else int(fill), None if saturation is None else float(saturation))
+        rule = SampleRule(
+            None if kind == "f" or fill is None else int(fill), None if saturation is None else float(saturation)
+        )
         zarr_fill = counts.meta.fill_value
         is_missing = bool(zarr_fill is not None and (zarr_fill == rule.fill or (kind == "f" and np.isnan(zarr_fill))))
         counts.absent_is_fill = is_missing
@@ -185,14 +221,18 @@ class _GroupReader:
         values = ChunkedArray(self.path / row.name, label, absent_is_fill=True).values()
         wanted = [tuple(sizes[axis] for axis in order) for order in row.axes]
         if values.shape not in wanted and not (values.shape == () and ("S",) in row.axes):
-            rule = " or ".join(f"[{','.join(order)}] = {list(shape)}" for order, shape in zip(row.axes, wanted, strict=True))
+            rule = " or ".join(
+                f"[{','.join(order)}] = {list(shape)}" for order, shape in zip(row.axes, wanted, strict=True)
+            )
             raise BadShape("wrong shape", array=label, value=list(values.shape), rule=rule)
         if row.dtype == "str":
             if values.dtype.kind not in "OUST":
                 raise BadType("not strings", array=label, value=str(values.dtype))
             return np.array(_clean(values), dtype=object).reshape(values.shape)
         if values.dtype.kind not in ("iu" if row.dtype == "int" else "iuf"):
-            raise BadType("wrong type", array=label, value=str(values.dtype), rule="integer" if row.dtype == "int" else "a number")
+            raise BadType(
+                "wrong type", array=label, value=str(values.dtype), rule="integer" if row.dtype == "int" else "a number"
+            )
         return values.astype(np.int64 if row.dtype == "int" else np.float64)
 
     def _tuning(self, arrays: Mapping[str, NDArray[Any]]) -> Tuning:
@@ -201,7 +241,12 @@ class _GroupReader:
         for name in ("signal_freq", "image_freq"):
             spread = float(np.ptp(arrays[name])) if arrays[name].size else 0.0
             if spread > 0.5 * step:
-                raise FrequencyMismatch("more than one frequency in a scan", array=self._label(name), value=f"{spread:g} Hz spread", rule="at most half a channel")
+                raise FrequencyMismatch(
+                    "more than one frequency in a scan",
+                    array=self._label(name),
+                    value=f"{spread:g} Hz spread",
+                    rule="at most half a channel",
+                )
         applied = self.attrs.get("freq_off_applied", True)
         offset = float(np.ravel(arrays["freq_off"])[0]) if applied is False and "freq_off" in arrays else 0.0
         base = self._number("ref_channel_base", 0.0)
@@ -213,12 +258,21 @@ class _GroupReader:
         )  # fmt: skip
 
     def _subscans(
-        self, arrays: Mapping[str, NDArray[Any]], counts: ChunkedArray, rule: SampleRule, shape: tuple[int, int, int, int, int]
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        counts: ChunkedArray,
+        rule: SampleRule,
+        shape: tuple[int, int, int, int, int],
     ) -> tuple[tuple[Subscan, ...], int]:
         n_dump_max, n = shape[1], shape[4]
         mjd = np.broadcast_to(arrays["mjd"], (n,))
         if not np.all(np.isfinite(mjd)):
-            raise MissingValue("time is not a number", array=self._label("mjd"), value=f"subscan {int(np.argmin(np.isfinite(mjd)))}", rule="every subscan has a time")
+            raise MissingValue(
+                "time is not a number",
+                array=self._label("mjd"),
+                value=f"subscan {int(np.argmin(np.isfinite(mjd)))}",
+                rule="every subscan has a time",
+            )
         exptime, elevation = (np.broadcast_to(arrays.get(k, np.array(np.nan)), (n,)) for k in ("exptime", "elevation"))
         n_dump = arrays.get("n_dump")
         start = self._choice("time_ref", "mid", ("mid", "start")) == "start"
@@ -228,17 +282,34 @@ class _GroupReader:
         for s in range(n):
             dumps = None if n_dump is None else int(np.broadcast_to(n_dump, (n,))[s])
             if dumps is not None and not 0 <= dumps <= n_dump_max:
-                raise BadShape("impossible number of dumps", array=self._label("n_dump"), value=dumps, rule=f"0 to {n_dump_max}")
+                raise BadShape(
+                    "impossible number of dumps", array=self._label("n_dump"), value=dumps, rule=f"0 to {n_dump_max}"
+                )
             stored = (float(mjd[s]) - float(mjd[0])) * MICROSECONDS_PER_DAY
             half = 0.0
             if start:
                 if not np.isfinite(exptime[s]):
-                    raise MissingValue("needed with time_ref = start", array=self._label("exptime"), rule="mid-time = mjd + exptime / 2")
+                    raise MissingValue(
+                        "needed with time_ref = start",
+                        array=self._label("exptime"),
+                        rule="mid-time = mjd + exptime / 2",
+                    )
                 half = 0.5e6 * float(exptime[s])
                 if per_dump:
                     half *= dumps if dumps is not None else count_dumps(counts, rule, s)
             kind = schema.SUBSCAN_CLASSES.get(str(arrays["sobsmode"][s]), "")
-            out.append(Subscan(s, kind, int(np.rint(stored + half)), int(np.rint(stored)), float(mjd[s]), float(elevation[s]), float(exptime[s]), dumps))
+            out.append(
+                Subscan(
+                    s,
+                    kind,
+                    int(np.rint(stored + half)),
+                    int(np.rint(stored)),
+                    float(mjd[s]),
+                    float(elevation[s]),
+                    float(exptime[s]),
+                    dumps,
+                )
+            )
         return tuple(out), epoch
 
     def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:

@@ -79,8 +79,10 @@ class CountsWriter:
     Shards are independent of each other: different ones may be written by different threads.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int, int], dtype: np.dtype[Any], attrs: dict[str, Any]) -> None:
-        c, d, r, a, s = shape
+    def __init__(
+        self, folder: Path, shape: tuple[int, int, int, int, int], dtype: np.dtype[Any], attrs: dict[str, Any]
+    ) -> None:
+        c, d, _, _, s = shape
         self.folder, self.shape, self.dtype = folder, shape, dtype
         self.channels = min(c, CHUNK_CHANNELS)
         at_most = max(1, MAX_SHARD_BYTES // (c * d * dtype.itemsize))

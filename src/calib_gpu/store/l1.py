@@ -71,7 +71,9 @@ class ScanWriter:
         with self._lock:
             self.manifest[name] = entry
 
-    def write(self, name: str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any] | None = None) -> None:
+    def write(
+        self, name: str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any] | None = None
+    ) -> None:
         """Write an array whole: one chunk, or one inner chunk a pixel for ``[C, R, A]``."""
         row = ROWS[name]
         kind = "string" if row.dtype == "str" else row.dtype
@@ -95,15 +97,23 @@ class ScanWriter:
         for name, dtype in (("spectra", self.dtype.name), ("flags", "uint16")):
             chunk = (c, self.n_block * self.dump_block, step_r, step_a, 1)
             extra = flag_attributes() if name == "flags" else None
-            self._document(name, (c, d, r, a, n_on), dtype, chunk, schema.COUNT_AXES, (c, self.dump_block, 1, 1, 1), extra)
-        self._document("t_sys", (c, r, a, n_on), "float64", (c, step_r, step_a, 1), ("C", "R", "A", "S"), (c, 1, 1, 1), None)
+            self._document(
+                name, (c, d, r, a, n_on), dtype, chunk, schema.COUNT_AXES, (c, self.dump_block, 1, 1, 1), extra
+            )
+        self._document(
+            "t_sys", (c, r, a, n_on), "float64", (c, step_r, step_a, 1), ("C", "R", "A", "S"), (c, 1, 1, 1), None
+        )
 
     def _document(
         self, name: str, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], axes: tuple[str, ...],
         inner: tuple[int, ...] | None, attributes: dict[str, Any] | None,
     ) -> None:  # fmt: skip
         row = ROWS[name]
-        attrs: dict[str, Any] = {"long_name": row.meaning, **({"units": row.unit} if row.unit else {}), **(attributes or {})}
+        attrs: dict[str, Any] = {
+            "long_name": row.meaning,
+            **({"units": row.unit} if row.unit else {}),
+            **(attributes or {}),
+        }
         dims = set(axes)
         coords = [n for n in schema.L1_COORDINATES if n != name and any(set(o) <= dims for o in ROWS[n].axes)]
         if name in ("spectra", "flags", "t_sys") and coords:
@@ -158,7 +168,9 @@ class LaneWriter:
             "flags": np.zeros((c, scan.dump_block), np.uint16),
         }
 
-    def append(self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]) -> None:
+    def append(
+        self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]
+    ) -> None:
         """Encode and write one pixel: ``spectra`` and ``flags`` [C, D], ``t_sys`` [C]."""
         where = (r - self._lane.r.start, a - self._lane.a.start)
         step, n_dump = self._scan.dump_block, spectra.shape[1]

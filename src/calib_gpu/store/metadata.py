@@ -71,11 +71,18 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
-        raise Unreadable("metadata document too large", array=str(path), value=f"{len(raw)} bytes", rule=f"<= {MAX_DOCUMENT_BYTES} bytes")
+        raise Unreadable(
+            "metadata document too large",
+            array=str(path),
+            value=f"{len(raw)} bytes",
+            rule=f"<= {MAX_DOCUMENT_BYTES} bytes",
+        )
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"not valid JSON: {error}", array=str(path), fix="the store is damaged; copy it again") from None
+        raise Unreadable(
+            f"not valid JSON: {error}", array=str(path), fix="the store is damaged; copy it again"
+        ) from None
     if not isinstance(data, dict):
         raise Unreadable("not a JSON object", array=str(path))
     return data
@@ -137,7 +144,9 @@ def _fill(value: Any, dtype: np.dtype[Any] | None) -> Any:
     return dtype.type(value)
 
 
-def _layout_v3(doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None, is_string: bool) -> Layout | None:
+def _layout_v3(
+    doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None, is_string: bool
+) -> Layout | None:
     encoding = doc.get("chunk_key_encoding", {"name": "default"})
     options = encoding.get("configuration") or {}
     grid = doc["chunk_grid"]
@@ -152,12 +161,16 @@ def _layout_v3(doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any]
         options_s = chain_doc[0]["configuration"]
         inner, chain_doc, sharded = _dims_of(options_s["chunk_shape"]), options_s["codecs"], True
         index = [c["name"] for c in options_s.get("index_codecs", [])]
-        if index not in (["bytes"], ["bytes", "crc32c"]) or options_s["index_codecs"][0]["configuration"].get("endian") != "little":
+        if (
+            index not in (["bytes"], ["bytes", "crc32c"])
+            or options_s["index_codecs"][0]["configuration"].get("endian") != "little"
+        ):
             return None
         index_crc, index_end = index[-1] == "crc32c", options_s.get("index_location", "end") == "end"
         if len(inner) != len(chunk) or 0 in inner or any(c % i for c, i in zip(chunk, inner, strict=True)):
             raise ValueError(f"inner chunks {inner} do not divide the shard {chunk}")
-    order, stored, chain = tuple(range(len(shape))), dtype, []
+    order, stored = tuple(range(len(shape))), dtype
+    chain: list[str] = []
     for step in chain_doc:
         name, config = step["name"], step.get("configuration") or {}
         if name == "transpose" and not chain and isinstance(config["order"], list):
@@ -171,7 +184,16 @@ def _layout_v3(doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any]
     if stored is None or not codecs.supported(tuple(chain)) or sorted(order) != list(range(len(shape))):
         return None
     return Layout(
-        chunk, inner, tuple(chain), stored, order, sharded, index_end, index_crc, prefix, options.get("separator", separator)
+        chunk,
+        inner,
+        tuple(chain),
+        stored,
+        order,
+        sharded,
+        index_end,
+        index_crc,
+        prefix,
+        options.get("separator", separator),
     )
 
 
@@ -186,7 +208,9 @@ def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
         axes = tuple(range(len(shape)))
         order = axes if doc.get("order", "C") == "C" else axes[::-1]
         assert stored is not None
-        layout = Layout(chunk, chunk, chain, stored, order, key_prefix="", separator=doc.get("dimension_separator", "."))
+        layout = Layout(
+            chunk, chunk, chain, stored, order, key_prefix="", separator=doc.get("dimension_separator", ".")
+        )
     dims = attrs.get("_ARRAY_DIMENSIONS")
     is_string = stored is not None and stored.kind in "OUS"
     fill = doc.get("fill_value")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from calib_gpu._version import __version__
-from calib_gpu.errors import OutputError, Unreadable
+from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
+from calib_gpu.store.l0 import SCAN_NAME
 from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json, sealed
 
 FORMAT = "l1-heterodyne"
@@ -55,12 +56,16 @@ class Publisher:
         if (self.path / "zarr.json").is_file():
             found = group_attrs(self.path)
             if found.get("format") != FORMAT:
-                raise OutputError("exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path")
+                raise OutputError(
+                    "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
+                )
             if overwrite and (self.path / "zarr.json").read_bytes() != document:
                 disk.replace_file(self.path / "zarr.json", document)
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise OutputError("exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path")
+            raise OutputError(
+                "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
+            )
         disk.make_dirs(self.path)
         disk.replace_file(self.path / "zarr.json", document)
 
@@ -101,7 +106,11 @@ class Publisher:
         mine, theirs = group_attrs(staged), group_attrs(target)
         disk.remove_tree(staged)
         if mine.get("digest") != theirs.get("digest"):
-            raise OutputError("another run published this scan with other settings", array=str(target), fix="use one output store for one set of settings")
+            raise OutputError(
+                "another run published this scan with other settings",
+                array=str(target),
+                fix="use one output store for one set of settings",
+            )
         return False
 
     def close(self) -> None:
@@ -140,14 +149,41 @@ def differing_files(folder: Path) -> list[str]:
     return sorted(bad)
 
 
-def root_intact(l1: Path) -> bool:
-    """True if the store's own ``zarr.json`` is byte for byte what was written."""
-    return _document_intact(l1)
-
-
 def _document_intact(folder: Path) -> bool:
     path = folder / "zarr.json"
     try:
         return path.read_bytes() == dump_json(sealed(read_json(path))[0])
     except (Unreadable, LookupError, TypeError, ValueError, OSError):
         return False
+
+
+def published_scans(l1: Path) -> list[ScanId]:
+    """Scans and bands of an L1 store, in their order.
+
+    Raises
+    ------
+    StoreUnusable
+        ``l1`` is not an L1 store.
+    """
+    try:
+        attrs = group_attrs(l1)
+    except Unreadable as error:
+        raise StoreUnusable(str(error)) from None
+    if attrs.get("format") != FORMAT:
+        raise StoreUnusable("not an L1 store", array=str(l1), rule=f"attribute format = {FORMAT}")
+    scans = []
+    for folder in sorted(l1.glob("scan_*")):
+        if not (match := SCAN_NAME.fullmatch(folder.name)):
+            continue
+        bands = sorted(b.name for b in folder.glob("band_*") if (b / "zarr.json").is_file())
+        scans += [ScanId(int(match[1]), band) for band in bands] or [ScanId(int(match[1]))]
+    return sorted(scans)
+
+
+def check_store(l1: Path) -> tuple[int, list[str]]:
+    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store)."""
+    scans = published_scans(l1)
+    bad = [] if _document_intact(l1) else ["zarr.json"]
+    for scan in scans:
+        bad += [f"{scan.path}/{name}" for name in differing_files(l1 / scan.path)]
+    return len(scans), bad

@@ -1,0 +1,26 @@
+"""The command line: one file a command. Options become Settings; no logic lives here."""
+
+from __future__ import annotations
+
+import sys
+
+from calib_gpu.cli.common import Done, app
+from calib_gpu.errors import CalibError, Exit
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``calib-gpu`` and leave with its exit code (see :class:`calib_gpu.errors.Exit`)."""
+    from calib_gpu.cli import check, demo, ingest, inspect, run, simulate  # noqa: F401  (each registers its command)
+
+    try:
+        app(args=arguments, prog_name="calib-gpu")
+    except Done as done:
+        sys.exit(int(done.code))
+    except CalibError as error:
+        print(f"calib-gpu: error: {error}", file=sys.stderr)
+        sys.exit(int(error.exit_code))
+    except SystemExit as leaving:
+        # the command-line library leaves with 2 for wrong usage; here 2 means that some scans failed
+        sys.exit(int(Exit.USAGE) if leaving.code == 2 else leaving.code)

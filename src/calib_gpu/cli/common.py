@@ -1,0 +1,93 @@
+"""What the commands share: the application, options that become settings, log lines, the way to leave."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from calib_gpu.errors import ConfigError, Exit
+from calib_gpu.settings import Settings, parse_text, read_profile, read_toml
+
+app = typer.Typer(
+    help="Calibrate heterodyne array spectra: raw counts (L0) to antenna temperatures T_A* (L1).\n\n"
+    "Start with `calib-gpu demo`, or `calib-gpu run L0.zarr L1.zarr`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class Done(Exception):
+    """Leave with an exit code; not a SystemExit, so that the command-line library does not touch it."""
+
+    def __init__(self, code: Exit) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        from calib_gpu._version import __version__
+
+        typer.echo(f"calib-gpu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def parse_scans(text: str | None) -> list[int] | None:
+    """``25650,25652-25660`` as numbers; None without text."""
+    if text is None:
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise ConfigError(
+                "not a list of scans", array="--scans", value=text, rule="numbers and ranges, e.g. 25650,25652-25660"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first > 1_000_000:
+            raise ConfigError("not a range of scans", array="--scans", value=part, rule="first-last, ascending")
+        numbers += range(first, last + 1)
+    return numbers
+
+
+def build_settings(
+    given: dict[str, Any], assignments: list[str] | None, config: Path | None, profile: str | None
+) -> Settings:
+    """Settings from options (those that are not None), ``--set``, ``--config`` and ``--profile``."""
+    options = {
+        name: parse_text(name, value) if isinstance(value, str) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    for text in assignments or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError("not an assignment", array="--set", value=text, rule="name=value, e.g. --set eta_f=0.94")
+        options[name.strip()] = parse_text(name.strip(), value.strip())
+    return Settings.layered(
+        options, None if config is None else read_toml(config), None if profile is None else read_profile(profile)
+    )
+
+
+def log_to_stderr(*, quiet: bool) -> logging.Handler:
+    """Plain log lines on standard error: warnings and errors, and the timing of each scan unless quiet."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("calib_gpu")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    return handler

@@ -1,0 +1,1 @@
+"""Ingest: files of other formats turned into L0 stores."""
