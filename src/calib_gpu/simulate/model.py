@@ -137,8 +137,8 @@ class Model:
 
     def power(self, t_signal: Floats, t_image: Floats, r: int, a: int) -> Floats:
         """Sideband-weighted sum g_s P_s + g_i P_i ``[C]``, K."""
-        rx = self.receiver
-        return rx.gain_sig[r, a] * t_signal + rx.gain_img[r, a] * t_image
+        g_s, g_i = float(self.receiver.gain_sig[r, a]), float(self.receiver.gain_img[r, a])
+        return g_s * t_signal + g_i * t_image
 
     def load_power(self, temperature: float, r: int, a: int) -> Floats:
         """What a load at a physical temperature (K) sends into the pixel, eqs. (2a, 2b) with full coupling ``[C]``, K."""
