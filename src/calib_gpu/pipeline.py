@@ -213,7 +213,7 @@ class _Run:
             for k, scan in enumerate(todo):
                 line, future = futures.pop(scan)
                 following = todo[k + 1 : k + 2]
-                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following)))
+                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
                 if following and following[0] not in futures:
                     prefetch(following)
                 if isinstance(failed, Stopped):
@@ -245,14 +245,14 @@ class _Run:
             )  # fmt: skip
         return todo
 
-    def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None]) -> None:
+    def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None], last: bool) -> None:
         loaded = _result(future, self.runner.workers)
         prefetch_next()
         c, d, r, a, _ = loaded.scan.source.shape
         self.progress.begin(str(scan), c * d * r * a * len(loaded.pairing.on))
         staged = self.publisher.stage(scan)
         try:
-            self.runner.calibrate(loaded, staged, self.progress.advance)
+            self.runner.calibrate(loaded, staged, self.progress.advance, last=last)
             self.publisher.publish(scan, staged, overwrite=self.overwrite)
         except BaseException:
             disk.remove_tree(staged)

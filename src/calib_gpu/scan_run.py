@@ -101,8 +101,11 @@ class ScanRunner:
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
-    def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None]) -> None:
-        """Stages resolve to write: the finished scan lies in ``folder``, ready to be published."""
+    def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None], *, last: bool) -> None:
+        """Stages resolve to write: the finished scan lies in ``folder``, ready to be published.
+
+        ``last`` tells that no other scan is loaded meanwhile.
+        """
         settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
         with _stage(report, "resolve"):
             rx = receiver(scan.source, settings)
@@ -124,7 +127,7 @@ class ScanRunner:
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)
         with _stage(report, "calibrate"):
-            totals = calibrate_scan(factors, writer, backend, self.workers, self._tile_bytes(loaded), sample, on_tile)
+            totals = calibrate_scan(factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile)
         _share_write_time(report, totals.seconds)
         with _stage(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
@@ -163,12 +166,12 @@ class ScanRunner:
         report.flag_counts = totals.by_flag()
         report.pwv_mm, report.pwv_status = atmosphere.pwv, atmosphere.status
 
-    def _tile_bytes(self, loaded: LoadedScan) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan and the next leave of the memory, per worker."""
+    def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
         c, _, r, a, _ = loaded.scan.source.shape
         n_off = len(loaded.offs.index) * (1 if loaded.offs.reference is loaded.offs.mean else 2)
         scan_bytes = 8 * c * r * a * (8 + n_off)
-        return max(0, self.settings.memory - 2 * scan_bytes) // self.workers.count
+        return max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

@@ -128,7 +128,7 @@ class Settings:
     backend: str = _knob("auto", "where the arithmetic runs", choices=("auto", "numpy", "cupy"), numeric=False)
     workers: int = _knob(0, "worker threads; 0: one per core", low=0, high=1024, numeric=False)
     memory: int = _knob(
-        160 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
+        144 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
     )
     overwrite: bool = _knob(False, "replace scans that are done with other settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)

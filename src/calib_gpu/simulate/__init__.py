@@ -8,7 +8,7 @@ against :func:`expected_spectra`.
 >>> expected_spectra(read_truth("night.truth.zarr"), 25650, on=0, r=0, a=0)  # doctest: +SKIP
 """
 
-from calib_gpu.simulate.config import FIRST_SCAN, PRESETS, SimulationConfig, closure
+from calib_gpu.simulate.config import FIRST_SCAN, PRESETS, SimulationConfig, closure, realistic
 from calib_gpu.simulate.forward import simulate
 from calib_gpu.simulate.truth import ScanTruth, Truth, expected_spectra, read_truth, truth_path
 
@@ -21,6 +21,7 @@ __all__ = [
     "closure",
     "expected_spectra",
     "read_truth",
+    "realistic",
     "simulate",
     "truth_path",
 ]

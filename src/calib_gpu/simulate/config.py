@@ -219,6 +219,19 @@ class SimulationConfig:
         return cls(**values)
 
 
+def realistic(preset: str = "S", **changes: Any) -> SimulationConfig:
+    """A night as it comes: drifting water vapour and gain, interference in the loads; a dead pixel and padding if small.
+
+    What ``calib-gpu simulate`` and ``calib-gpu demo`` use; ``changes`` are fields of :class:`SimulationConfig`.
+    """
+    _choice("preset", preset, tuple(PRESETS))
+    _, n_dump, n_r, n_a, _ = PRESETS[preset]
+    defects: dict[str, Any] = {"pwv_drift": 0.01, "gain_drift": 5e-4, "load_spikes": 5}
+    if preset in ("tiny", "S"):
+        defects |= {"padding": 1 if n_dump > 1 else 0, "dead_pixels": 1 if n_r * n_a >= 7 else 0}
+    return SimulationConfig(preset, **(defects | changes))
+
+
 def closure(preset: str = "tiny", **changes: Any) -> SimulationConfig:
     """A configuration without noise, rounding, drifts and defects, whose calibration must return the truth.
 

@@ -57,7 +57,7 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)]
     try:
         jobs = _layout(parts[0], model, scans)
-        _run(jobs, workers or len(os.sched_getaffinity(0)))
+        _run(jobs, workers or os.cpu_count() or 1)
         write_truth(parts[1], truth)
         for part, final in zip(parts, (path, beside), strict=True):
             disk.sync_dirs_below(part)

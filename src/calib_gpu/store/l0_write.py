@@ -139,3 +139,7 @@ class PixelShard:
     def close(self) -> None:
         """Write the index and make the file durable."""
         self._shard.close()
+
+    def abandon(self) -> None:
+        """Close after a failure; the file stays unfinished."""
+        self._shard.abandon()

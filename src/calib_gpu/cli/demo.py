@@ -1,0 +1,48 @@
+"""``calib-gpu demo``: a simulated night, calibrated, truth beside result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calib_gpu.cli.common import Done, app, log_to_stderr
+from calib_gpu.errors import Exit
+from calib_gpu.settings import Settings
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the stores.")] = Path("calib-gpu-demo"),
+    preset: Annotated[str, typer.Option(help="tiny | S | M")] = "S",
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
+    workers: Annotated[int, typer.Option(help="Worker threads; 0: one per core.")] = 0,
+) -> None:
+    """Simulate a night, calibrate it, and print the truth beside the result.
+
+    The night has a scan that cannot be calibrated, on purpose: see how it is reported.
+    """
+    log_to_stderr(quiet=False)
+    from rich.console import Console
+    from rich.table import Table
+
+    from calib_gpu.demo import demonstrate
+
+    typer.echo(f"simulating a night (preset {preset}, seed {seed}) and calibrating it ...")
+    made = demonstrate(out, preset, seed, Settings(workers=workers))
+    table = Table(title="truth and result", title_justify="left")
+    for column in ("scan", "PWV true", "fitted mm", "T_rec true", "measured K", "T_A* scale (1 = truth)", "noise / radiometer eq."):
+        table.add_column(column)
+    for c in made.comparisons:
+        table.add_row(
+            c.scan, f"{c.pwv[0]:.5f}", f"{c.pwv[1]:.5f} ± {c.pwv_error:.5f}", f"{c.trec[0]:.2f}", f"{c.trec[1]:.2f}",
+            f"{c.scale:.4f} ± {c.scale_error:.4f}", f"{c.noise:.3f}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for failure in made.report.failures:
+        typer.echo(f"not calibrated, as it should be: {failure.message}")
+    typer.echo(f"\nL0 (raw counts)    {made.l0}\nL1 (calibrated)    {made.l1}\ntruth              {made.truth}")
+    typer.echo(f"\nlook inside:       calib-gpu inspect {made.l1}\n                   calib-gpu inspect {made.l0}")
+    raise Done(Exit.ALL if made.comparisons else Exit.NONE)
