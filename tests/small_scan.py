@@ -118,7 +118,12 @@ def small_scan(
         "otf_lon": np.zeros((d, len(modes))), "otf_lat": np.zeros((d, len(modes))),
         "frontend_backends": np.array([[f"PX{i}{j}" for j in range(a)] for i in range(r)], dtype=object),
     }  # fmt: skip
-    calibration = {"sobsmode": ["HOT", "COLD"], **coordinates(2, -60.0), "thot": np.full(2, t_hot), "tcold": np.full(2, t_cold)}
+    calibration = {
+        "sobsmode": ["HOT", "COLD"],
+        **coordinates(2, -60.0),
+        "thot": np.full(2, t_hot),
+        "tcold": np.full(2, t_cold),
+    }
     truth = {"ta": ta, "trec": trec, "gain": gain, "pwv": pwv, "t_signal": t_s, "g_signal": g_s, "line": line}
     attrs = {"instmode": "OTF", "frequency_frame": "topocentric", "source_name": "test source"}
     return SmallScan(number, counts, loads, source, calibration, attrs, truth)

@@ -80,7 +80,9 @@ def test_gain_is_that_of_dysh(runs: dict[str, Path], reference: dict[str, Any], 
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-def test_system_temperature_of_the_sky_subscan(runs: dict[str, Path], l0: Path, reference: dict[str, Any], feed: int) -> None:
+def test_system_temperature_of_the_sky_subscan(
+    runs: dict[str, Path], l0: Path, reference: dict[str, Any], feed: int
+) -> None:
     """The recipe of dysh with our gamma: sum(SKY) gamma / sum(HOT - COLD) over the inner 80 % of the band."""
     gamma = _array(runs["planck"], feed, "gamma")[INNER, 0, 0].mean()
     sky, hot, cold = (_load_mean(l0, feed, kind)[INNER] for kind in ("SKY", "HOT", "COLD"))

@@ -33,7 +33,9 @@ def test_float_counts_close(tmp_path: Path, modes: tuple[str, ...] | None, setti
     scan = small_scan(modes=modes) if modes else small_scan()
     l1, _ = run(scan, tmp_path, Settings(**settings))
     truth = scan.truth
-    if settings.get("airmass") != "shell":  # the truth is plane parallel; fitted and applied at one elevation it cancels in t
+    if (
+        settings.get("airmass") != "shell"
+    ):  # the truth is plane parallel; fitted and applied at one elevation it cancels in t
         assert l1.attrs["pwv_mm"] == pytest.approx(truth["pwv"], rel=1e-9)
     assert l1.attrs["pwv_status"] == "ok"
     tolerance = 1e-2 if settings.get("airmass") == "shell" else 1e-9

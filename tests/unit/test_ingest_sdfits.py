@@ -19,7 +19,10 @@ fits = pytest.importorskip("astropy.io.fits")
 
 Row = dict[str, Any]
 C = 64
-LOADS = {0: {"Observing": 300.0, "Cold1": 200.0, "Cold2": 900.0}, 1: {"Observing": 300.0, "Cold1": 900.0, "Cold2": 200.0}}
+LOADS = {
+    0: {"Observing": 300.0, "Cold1": 200.0, "Cold2": 900.0},
+    1: {"Observing": 300.0, "Cold1": 900.0, "Cold2": 200.0},
+}
 
 
 def row(scan: int, second: float, level: float, **columns: Any) -> Row:
@@ -56,7 +59,15 @@ def write(path: Path, rows: Sequence[Row], **header: Any) -> Path:
     columns = []
     for name in rows[0]:
         values = np.array([r[name] for r in rows])
-        form = f"{C}E" if name == "DATA" else "24A" if values.dtype.kind == "U" else "D" if values.dtype.kind == "f" else "J"
+        form = (
+            f"{C}E"
+            if name == "DATA"
+            else "24A"
+            if values.dtype.kind == "U"
+            else "D"
+            if values.dtype.kind == "f"
+            else "J"
+        )
         columns.append(fits.Column(name, form, array=values))
     table = fits.BinTableHDU.from_columns(columns, name="SINGLE DISH")
     table.header.update(header)
@@ -197,7 +208,12 @@ def test_files_that_are_not_sdfits(tmp_path: Path, out: Path) -> None:
     fits.PrimaryHDU(np.zeros((3, 3))).writeto(image)
     whole = write(tmp_path / "whole.fits", calseq() + nod()).read_bytes()
     cut.write_bytes(whole[:-3000])
-    reasons = {text: "cannot be read as FITS", image: "not GBT SDFITS", cut: "truncated", tmp_path / "no": "No such file"}
+    reasons = {
+        text: "cannot be read as FITS",
+        image: "not GBT SDFITS",
+        cut: "truncated",
+        tmp_path / "no": "No such file",
+    }
     for path, message in reasons.items():
         with pytest.raises(StoreUnusable, match=message):
             ingest_sdfits([path], out)

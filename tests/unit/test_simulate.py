@@ -24,7 +24,9 @@ INT_MISSING = -(2**31)
 
 def tree(path: Path) -> dict[str, str]:
     return {
-        str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.rglob("*")) if p.is_file()
+        str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -79,7 +81,9 @@ class Inverse:
         power = 0.0
         for f, g, t in zip(self.nu, self.g, self.transmission(pwv, subscan), strict=True):
             background = planck(f, self.t_bg) if self.t_bg else 0.0
-            one = self.eta_f * (planck(f, self.t_atm) * (1.0 - t) + background * t) + (1.0 - self.eta_f) * planck(f, spill)
+            one = self.eta_f * (planck(f, self.t_atm) * (1.0 - t) + background * t) + (1.0 - self.eta_f) * planck(
+                f, spill
+            )
             power = power + g * one[:, None, None]
         return power
 
@@ -116,7 +120,13 @@ def test_the_night(tmp_path):
     assert dict(truth.roles) == {25650: "science", 25651: "loads", 25652: "science", 25653: "science", 25654: "broken"}
     store = L0Store(tmp_path / "night.zarr")
     groups = {s.number: (store.has(s, "source"), store.has(s, "calibration")) for s in store.scan_ids()}
-    assert groups == {25650: (True, True), 25651: (False, True), 25652: (True, False), 25653: (True, True), 25654: (True, True)}
+    assert groups == {
+        25650: (True, True),
+        25651: (False, True),
+        25652: (True, False),
+        25653: (True, True),
+        25654: (True, True),
+    }
     for scan in store.scan_ids():
         for name in ("source", "calibration"):
             if store.has(scan, name):
@@ -188,15 +198,21 @@ def test_noise_follows_the_radiometer_equation(tmp_path):
     simulate(tmp_path / "noisy.zarr", SimulationConfig(**config))
     simulate(tmp_path / "exact.zarr", SimulationConfig(**config, noise=False, dtype="float64"))
     for group in ("source", "calibration"):
-        counts, exact = (zarr.open_array(tmp_path / f"{n}.zarr/scan_025650/{group}/data_5d")[:] for n in ("noisy", "exact"))
+        counts, exact = (
+            zarr.open_array(tmp_path / f"{n}.zarr/scan_025650/{group}/data_5d")[:] for n in ("noisy", "exact")
+        )
         assert counts.dtype == np.int32
         assert exact.dtype == np.float64
         sky = exact[..., :2] - 2e5  # OFF and ON, HOT and COLD
         deviation = (counts[..., :2] - exact[..., :2]) / (sky / np.sqrt(4e9 / 512 * 0.5))
         assert np.std(deviation, axis=(0, 1, 2, 3)) == pytest.approx(1.0, abs=0.03)
         assert abs(deviation.mean()) < 5.0 / np.sqrt(deviation.size)
-        assert np.corrcoef(deviation[..., 0, 0].ravel(), deviation[..., 1, 1].ravel())[0, 1] == pytest.approx(0.0, abs=0.05)
-    np.testing.assert_array_equal(zarr.open_array(tmp_path / "noisy.zarr/scan_025650/calibration/data_5d")[..., 2], 200000)
+        assert np.corrcoef(deviation[..., 0, 0].ravel(), deviation[..., 1, 1].ravel())[0, 1] == pytest.approx(
+            0.0, abs=0.05
+        )
+    np.testing.assert_array_equal(
+        zarr.open_array(tmp_path / "noisy.zarr/scan_025650/calibration/data_5d")[..., 2], 200000
+    )
 
 
 def test_without_noise_integer_counts_are_rounded(tmp_path):
@@ -308,7 +324,11 @@ def test_impossible_values_are_refused(wrong):
 
 @pytest.mark.parametrize(
     ("changes", "error"),
-    [({"counts": 1e8, "line_peak": 1e5}, ConfigError), ({"pwv_drift": -1.0}, ConfigError), ({"elevation": 2.0}, BadElevation)],
+    [
+        ({"counts": 1e8, "line_peak": 1e5}, ConfigError),
+        ({"pwv_drift": -1.0}, ConfigError),
+        ({"elevation": 2.0}, BadElevation),
+    ],
 )
 def test_impossible_states_leave_nothing_behind(tmp_path, changes, error):
     with pytest.raises(error):

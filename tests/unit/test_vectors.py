@@ -120,10 +120,16 @@ def _sky(v: dict[str, Any]) -> tuple[Opacity, SkyModel, np.ndarray]:
     powers = loads.load_powers(signal, image, v["T_hot_k"], 77.0, v["eta_h"], 1.0)
     sky = SkyTemperatures.of(signal, image, (v["T_atm_k"], v["T_atm_k"]), v["T_spill_k"], v["T_bg_k"])
     opacity = Opacity(*(np.array(v[k]) for k in ("b_sig", "c_sig", "b_img", "c_img")))
-    return opacity, sky_model(sky, powers, gains.signal, gains.image, v["eta_f"]), airmass([np.radians(v["elevation_deg"])])
+    return (
+        opacity,
+        sky_model(sky, powers, gains.signal, gains.image, v["eta_f"]),
+        airmass([np.radians(v["elevation_deg"])]),
+    )
 
 
-def _fit(name: str, v: dict[str, Any], observed: list[float], bounds: list[float], opacity: Opacity | None = None) -> PwvFit:
+def _fit(
+    name: str, v: dict[str, Any], observed: list[float], bounds: list[float], opacity: Opacity | None = None
+) -> PwvFit:
     table, model, x = _sky(v)
     sums = SkySums.of_pixel(np.array([observed]), model, np.ones((1, len(observed)), bool))
     return fit_pwv(sums, opacity or table, x, PwvLimits(bounds[0], bounds[1], 1), get_backend(name).pwv_grid)
