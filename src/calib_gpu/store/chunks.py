@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta, decode_strin
 
 Region = tuple[slice, ...]
 
+MAX_VALUES_BYTES: Final = 1 << 30
 _ABSENT: Final = 2**64 - 1
 
 
@@ -107,10 +109,12 @@ class ChunkedArray:
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
         region = tuple(slice(0, n) for n in self.shape)
-        if self.meta.is_string or self.meta.dtype is None:
-            out: NDArray[Any] = np.empty(self.shape, dtype=object)
-        else:
-            out = np.empty(self.shape, dtype=self.meta.dtype)
+        dtype = np.dtype(object) if self.meta.is_string or self.meta.dtype is None else self.meta.dtype
+        if math.prod(self.shape) * dtype.itemsize > MAX_VALUES_BYTES:
+            raise Unreadable(
+                "too large to be read whole", array=self.label, value=self.shape, rule=f"<= {MAX_VALUES_BYTES} bytes"
+            )
+        out: NDArray[Any] = np.empty(self.shape, dtype)
         self.read(region, out)
         return out
 
@@ -127,7 +131,7 @@ class ChunkedArray:
                     rule="every chunk must be there",
                     fix="copy the store again",
                 )
-            out[...] = self.meta.fill_value
+            out[...] = 0 if self.meta.fill_value is None else self.meta.fill_value  # null in Zarr v2
             return 0
         try:
             if self.meta.is_string:
@@ -143,6 +147,10 @@ class ChunkedArray:
             raise Unreadable(
                 f"chunk is cut short or corrupt: {error}", array=self.label, value=name, fix="copy the store again"
             ) from None
+        except MemoryError:
+            raise Unreadable(
+                "chunk does not fit in memory", array=self.label, value=f"{name}, shape {layout.inner}"
+            ) from None
         out[...] = chunk[part]
         return len(raw)
 
@@ -150,8 +158,11 @@ class ChunkedArray:
         size = math.prod(layout.inner) * layout.stored_dtype.itemsize
         decoded = _scratch.get("decoded", size)
         codecs.decode(layout.chain, raw, decoded)
-        stored_shape = tuple(layout.inner[axis] for axis in layout.order)
-        stored: NDArray[Any] = decoded.view(layout.stored_dtype).reshape(stored_shape)
+        return self._in_order(layout, decoded.view(layout.stored_dtype))
+
+    @staticmethod
+    def _in_order(layout: Layout, flat: NDArray[Any]) -> NDArray[Any]:
+        stored = flat.reshape(tuple(layout.inner[axis] for axis in layout.order))
         return stored.transpose(np.argsort(layout.order))
 
     def _decode_strings(self, layout: Layout, raw: memoryview) -> NDArray[Any]:
@@ -160,8 +171,10 @@ class ChunkedArray:
         if layout.chain[-1:] == ("crc32c",):
             data = codecs.strip_crc32c(raw)
         if chain == ["zstd"]:
-            size = codecs.zstd_content_size(data) or 0
-            plain = np.empty(min(size, 1 << 24), np.uint8)
+            size = codecs.zstd_content_size(data)
+            if size is None or size > MAX_VALUES_BYTES:
+                raise codecs.CodecError(f"declares a size of {size} bytes")
+            plain = np.empty(size, np.uint8)
             codecs.decode(("zstd",), data, plain)
             data = plain.data
         elif chain:
@@ -169,7 +182,7 @@ class ChunkedArray:
         flat = decode_strings(data)
         if flat.size != math.prod(layout.inner):
             raise codecs.CodecError(f"{flat.size} strings where {math.prod(layout.inner)} are expected")
-        return flat.reshape(layout.inner)
+        return self._in_order(layout, flat)
 
     def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
         if not layout.sharded:
@@ -193,14 +206,11 @@ class ChunkedArray:
             return self._indices[name]
         n_bytes = math.prod(per_shard) * 16
         total = n_bytes + (4 if layout.index_crc else 0)
-        path = self.path / name
-        if not path.is_file():
+        raw = self._file_bytes(name, -total if layout.index_at_end else 0, total)
+        if raw is None:
             self._indices[name] = None
             return None
-        offset = path.stat().st_size - total if layout.index_at_end else 0
         try:
-            raw = self._file_bytes(name, offset, total)
-            assert raw is not None
             body = codecs.strip_crc32c(raw) if layout.index_crc else raw
         except codecs.CodecError as error:
             raise Unreadable(
@@ -211,15 +221,22 @@ class ChunkedArray:
         return index
 
     def _file_bytes(self, name: str, offset: int = 0, size: int | None = None) -> memoryview | None:
-        """Bytes of a file, or of a range of it, in this thread's buffer; None if there is no such file."""
+        """Bytes of a file, or of a range of it, in this thread's buffer; None if there is no such file.
+
+        A negative offset counts from the end.
+        """
         try:
-            handle = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
         try:
-            length = os.fstat(handle).st_size
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable("chunk is not a regular file", array=self.label, value=name)
+            length = status.st_size
+            offset = length + offset if offset < 0 else offset
             size = length - offset if size is None else size
             if offset < 0 or offset + size > length:
                 raise Unreadable(
@@ -263,7 +280,8 @@ class ChunkedArray:
             )
         for coords in _overlapping(region, array.chunks):
             name = array.metadata.encode_chunk_key(coords)
-            if not (self.path / name).exists() and not self.absent_is_fill:
+            path = self.path / name
+            if not path.is_file() and (path.exists() or not self.absent_is_fill):
                 raise Unreadable("chunk is missing", array=self.label, value=name, rule="every chunk must be there")
             origin = tuple(c * n for c, n in zip(coords, array.chunks, strict=True))
             block = tuple(

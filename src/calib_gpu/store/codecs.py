@@ -47,11 +47,8 @@ def zstd_content_size(frame: Buffer) -> int | None:
 
 
 def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
-    size = zstd_content_size(data)
-    if size is None:
-        raise CodecError("zstd frame does not declare its size")
-    _check_size(size, out.nbytes)
-    numcodecs.zstd.decompress(data, out)
+    _check_size(zstd_content_size(data), out.nbytes)
+    numcodecs.zstd.decompress(data, out)  # bounded by out, also where the frame does not declare its size
 
 
 def _blosc(data: Buffer, out: NDArray[np.uint8]) -> None:
@@ -70,6 +67,8 @@ def _deflate(wbits: int) -> Callable[[Buffer, NDArray[np.uint8]], None]:
         raw = stream.decompress(data, out.nbytes + 1)
         if not stream.eof:
             raise CodecError(f"does not end after {out.nbytes} bytes")
+        if stream.unused_data:
+            raise CodecError("has bytes behind it")
         _check_size(len(raw), out.nbytes)
         out[:] = np.frombuffer(raw, np.uint8)
 

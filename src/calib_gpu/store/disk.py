@@ -54,12 +54,14 @@ class OutputFile:
         except OSError as error:
             raise _cannot(self.path, error) from None
         finally:
-            os.close(self._handle)
+            self.abandon()
         return self.size, self._crc
 
     def abandon(self) -> None:
-        """Close without flushing, on the way out of a failure."""
-        os.close(self._handle)
+        """Close without flushing, on the way out of a failure; does nothing where it is closed already."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 def write_file(path: Path, data: bytes) -> tuple[int, int]:
@@ -122,8 +124,10 @@ def remove_tree(path: Path) -> None:
 
 
 def measure(path: Path) -> tuple[int, int]:
-    """Size and crc32c of a file; (-1, 0) if it cannot be read."""
+    """Size and crc32c of a regular file; (-1, 0) if it cannot be read."""
     size = crc = 0
+    if not path.is_file():
+        return -1, 0
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):

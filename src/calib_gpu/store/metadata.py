@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from calib_gpu.errors import Unreadable
 from calib_gpu.store import codecs
 
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+MAX_RANK: Final = 32
 NUMERIC: Final = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 }  # fmt: skip
@@ -67,16 +69,12 @@ class ArrayMeta:
 def read_json(path: Path) -> Any:
     """A JSON document as an object; :class:`Unreadable` names the file."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
-        raise Unreadable(
-            "metadata document too large",
-            array=str(path),
-            value=f"{len(raw)} bytes",
-            rule=f"<= {MAX_DOCUMENT_BYTES} bytes",
-        )
+        raise Unreadable("metadata document too large", array=str(path), rule=f"<= {MAX_DOCUMENT_BYTES} bytes")
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -99,36 +97,65 @@ def node_kind(path: Path) -> str:
 
 def group_attrs(path: Path) -> dict[str, Any]:
     """Attributes of a group, v3 or v2."""
-    if (path / "zarr.json").is_file():
-        return dict(read_json(path / "zarr.json").get("attributes") or {})
+    document = path / "zarr.json"
+    if document.is_file():
+        attrs = read_json(document).get("attributes") or {}
+        if not isinstance(attrs, dict):
+            raise Unreadable("attributes are not a JSON object", array=str(document))
+        return attrs
     return dict(read_json(path / ".zattrs")) if (path / ".zattrs").is_file() else {}
 
 
 def array_meta(path: Path) -> ArrayMeta:
     """Metadata of the array in folder ``path``."""
+    version_3 = (path / "zarr.json").is_file()
+    document = path / ("zarr.json" if version_3 else ".zarray")
     try:
-        if (path / "zarr.json").is_file():
-            return _parse_v3(read_json(path / "zarr.json"))
+        if version_3:
+            return _parse_v3(read_json(document))
         attrs = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
-        return _parse_v2(read_json(path / ".zarray"), attrs)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unreadable(f"metadata not understood: {error!r}", array=str(path)) from None
+        return _parse_v2(read_json(document), attrs)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
+        raise Unreadable(f"metadata not understood: {error!r}", array=str(document)) from None
 
 
 def _dims_of(shape: Any) -> tuple[int, ...]:
     dims = tuple(shape)
+    if len(dims) > MAX_RANK:
+        raise ValueError(f"{len(dims)} dimensions")
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in dims) or math.prod(dims) > 2**50:
         raise ValueError(f"impossible shape {list(dims)[:8]}")
     return dims
+
+
+def _chunk_of(chunk: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunk shape; 0 is accepted on axes of length 0, where some writers put it."""
+    dims = _dims_of(chunk)
+    if len(dims) != len(shape) or any(c == 0 and n > 0 for c, n in zip(dims, shape, strict=True)):
+        raise ValueError(f"chunk shape {dims} for shape {shape}")
+    return tuple(max(c, 1) for c in dims)
+
+
+def _names(dims: Any, shape: tuple[int, ...]) -> tuple[str | None, ...] | None:
+    if not dims:
+        return None
+    if len(dims) != len(shape) or not all(d is None or isinstance(d, str) for d in dims):
+        raise ValueError(f"dimension names {dims} for shape {shape}")
+    return tuple(dims)
+
+
+def _separator(value: Any) -> str:
+    if value not in (".", "/"):
+        raise ValueError(f"separator {value!r} of chunk names")
+    return str(value)
 
 
 def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
     shape, name = _dims_of(doc["shape"]), doc["data_type"]
     is_string = name == "string"
     dtype = np.dtype(name) if isinstance(name, str) and name in NUMERIC else None
-    dims = doc.get("dimension_names")
     return ArrayMeta(
-        shape, dtype, is_string, _fill(doc.get("fill_value"), dtype), tuple(dims) if dims else None,
+        shape, dtype, is_string, _fill(doc.get("fill_value"), dtype), _names(doc.get("dimension_names"), shape),
         dict(doc.get("attributes") or {}), _layout_v3(doc, shape, dtype, is_string), 3,
     )  # fmt: skip
 
@@ -136,6 +163,8 @@ def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
 def _fill(value: Any, dtype: np.dtype[Any] | None) -> Any:
     if dtype is None or value is None:
         return value
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"fill value {value!r}")
     if isinstance(value, str) and dtype.kind == "f":
         named = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
         if value in named:
@@ -152,9 +181,7 @@ def _layout_v3(
     grid = doc["chunk_grid"]
     if grid["name"] != "regular" or encoding["name"] not in ("default", "v2") or doc.get("storage_transformers"):
         return None
-    chunk = _dims_of(grid["configuration"]["chunk_shape"])
-    if len(chunk) != len(shape) or 0 in chunk:
-        raise ValueError(f"chunk shape {chunk} for shape {shape}")
+    chunk = _chunk_of(grid["configuration"]["chunk_shape"], shape)
     prefix, separator = ("c", "/") if encoding["name"] == "default" else ("", ".")
     inner, chain_doc, sharded, index_end, index_crc = chunk, doc["codecs"], False, True, True
     if len(chain_doc) == 1 and chain_doc[0]["name"] == "sharding_indexed":
@@ -173,7 +200,7 @@ def _layout_v3(
     chain: list[str] = []
     for step in chain_doc:
         name, config = step["name"], step.get("configuration") or {}
-        if name == "transpose" and not chain and isinstance(config["order"], list):
+        if name == "transpose" and step is chain_doc[0] and isinstance(config["order"], list):
             order = tuple(config["order"])
         elif name == "bytes" and not chain and dtype is not None:
             stored = dtype.newbyteorder(">" if config.get("endian") == "big" else "<")
@@ -193,30 +220,31 @@ def _layout_v3(
         index_end,
         index_crc,
         prefix,
-        options.get("separator", separator),
+        _separator(options.get("separator", separator)),
     )
 
 
 def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
-    shape, chunk = _dims_of(doc["shape"]), _dims_of(doc["chunks"])
-    stored = np.dtype(doc["dtype"]) if isinstance(doc["dtype"], str) else None
+    shape = _dims_of(doc["shape"])
+    chunk = _chunk_of(doc["chunks"], shape)
+    simple = isinstance(doc["dtype"], str) and re.fullmatch(r"[<>|=]?[A-Za-z]\d{0,5}", doc["dtype"])
+    stored = np.dtype(doc["dtype"]) if simple else None
     numeric = stored is not None and stored.newbyteorder("=").name in NUMERIC
     dtype = stored.newbyteorder("=") if stored is not None and numeric else None
     compressor, layout = doc.get("compressor"), None
     chain = (str(compressor["id"]),) if compressor else ()
-    if numeric and not doc.get("filters") and codecs.supported(chain) and 0 not in chunk:
+    if numeric and not doc.get("filters") and codecs.supported(chain):
         axes = tuple(range(len(shape)))
         order = axes if doc.get("order", "C") == "C" else axes[::-1]
         assert stored is not None
-        layout = Layout(
-            chunk, chunk, chain, stored, order, key_prefix="", separator=doc.get("dimension_separator", ".")
-        )
-    dims = attrs.get("_ARRAY_DIMENSIONS")
+        separator = _separator(doc.get("dimension_separator", "."))
+        layout = Layout(chunk, chunk, chain, stored, order, key_prefix="", separator=separator)
     is_string = stored is not None and stored.kind in "OUS"
     fill = doc.get("fill_value")
     if stored is not None and stored.kind == "S" and isinstance(fill, str):
         fill = base64.b64decode(fill)
-    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), tuple(dims) if dims else None, attrs, layout, 2)
+    dims = _names(attrs.get("_ARRAY_DIMENSIONS"), shape)
+    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), dims, attrs, layout, 2)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -309,4 +337,6 @@ def decode_strings(raw: bytes | memoryview) -> NDArray[Any]:
             raise ValueError("string chunk cut short")
         out.append(bytes(view[position + 4 : position + 4 + length]).decode())
         position += 4 + length
+    if position != len(view):
+        raise ValueError("bytes behind the strings")
     return np.array(out, dtype=object)

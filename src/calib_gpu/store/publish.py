@@ -45,29 +45,32 @@ class Publisher:
             "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
+        self._refuse_foreign()
         disk.make_dirs(self.run / "staging")
         self._remove_leftovers()
         disk.make_dirs(self._staging)
         self._lock = _lock(self._staging)
-        self._create_store(attrs, overwrite)
+        try:
+            self._create_store(attrs, overwrite)
+        except BaseException:
+            self.close()
+            raise
 
-    def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
-        document = dump_json(sealed(group_document(attrs))[0])
+    def _refuse_foreign(self) -> None:
         if (self.path / "zarr.json").is_file():
-            found = group_attrs(self.path)
-            if found.get("format") != FORMAT:
-                raise OutputError(
-                    "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
-                )
-            if overwrite and (self.path / "zarr.json").read_bytes() != document:
-                disk.replace_file(self.path / "zarr.json", document)
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            foreign = group_attrs(self.path).get("format") != FORMAT
+        else:
+            foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if foreign:
             raise OutputError(
                 "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
             )
+
+    def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
+        document, path = dump_json(sealed(group_document(attrs))[0]), self.path / "zarr.json"
         disk.make_dirs(self.path)
-        disk.replace_file(self.path / "zarr.json", document)
+        if not path.is_file() or (overwrite and path.read_bytes() != document):
+            disk.replace_file(path, document)
 
     def _remove_leftovers(self) -> None:
         for folder in (self.run / "staging").iterdir():
@@ -98,7 +101,7 @@ class Publisher:
         target = self.path / scan.path
         if scan.band and not (target.parent / "zarr.json").is_file():
             disk.make_dirs(target.parent)
-            disk.replace_file(target.parent / "zarr.json", dump_json(group_document({})))
+            disk.replace_file(target.parent / "zarr.json", dump_json(sealed(group_document({}))[0]))
         if overwrite and target.is_dir():
             disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
         if disk.rename(staged, target):
@@ -139,8 +142,11 @@ def differing_files(folder: Path) -> list[str]:
     """Files of a published scan that are missing, surplus, or differ from the digests written with it."""
     if not _document_intact(folder):
         return ["zarr.json"]
-    files = group_attrs(folder)["files"]
-    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {"zarr.json"}
+    files = group_attrs(folder).get("files")
+    if not isinstance(files, dict):
+        return ["zarr.json"]
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    found.discard("zarr.json")
     bad = found ^ set(files)
     for name in found & set(files):
         size, crc = disk.measure(folder / name)
@@ -183,7 +189,8 @@ def published_scans(l1: Path) -> list[ScanId]:
 def check_store(l1: Path) -> tuple[int, list[str]]:
     """Number of scans in an L1 store, and the files that are not what was written (paths inside the store)."""
     scans = published_scans(l1)
-    bad = [] if _document_intact(l1) else ["zarr.json"]
+    groups = [l1, *sorted({(l1 / scan.path).parent for scan in scans if scan.band})]
+    bad = [(g / "zarr.json").relative_to(l1).as_posix() for g in groups if not _document_intact(g)]
     for scan in scans:
         bad += [f"{scan.path}/{name}" for name in differing_files(l1 / scan.path)]
     return len(scans), bad
