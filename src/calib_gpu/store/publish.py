@@ -40,7 +40,6 @@ class Publisher:
 
     def __init__(self, l1: Path, input_name: str, config: dict[str, Any], *, overwrite: bool) -> None:
         self.path, self.run = l1, run_folder(l1)
-        self._staging = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
         attrs = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
@@ -48,8 +47,7 @@ class Publisher:
         self._refuse_foreign()
         disk.make_dirs(self.run / "staging")
         self._remove_leftovers()
-        disk.make_dirs(self._staging)
-        self._lock = _lock(self._staging)
+        self._staging, self._lock = self._claim()
         try:
             self._create_store(attrs, overwrite)
         except BaseException:
@@ -71,6 +69,17 @@ class Publisher:
         disk.make_dirs(self.path)
         if not path.is_file() or (overwrite and path.read_bytes() != document):
             disk.replace_file(path, document)
+
+    def _claim(self) -> tuple[Path, int | None]:
+        """A staging folder of our own and its lock; taken anew if another run cleaned it up before it was locked."""
+        while True:
+            folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
+            disk.make_dirs(folder)
+            lock = _lock(folder)
+            if lock is not None and folder.is_dir():
+                return folder, lock
+            if lock is not None:
+                os.close(lock)
 
     def _remove_leftovers(self) -> None:
         for folder in (self.run / "staging").iterdir():

@@ -1,0 +1,70 @@
+"""With noise: pulls of PWV and T_A* have mean 0 and width 1, the rms is the radiometer equation's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from calib_gpu import Settings
+from calib_gpu.pipeline import calibrate
+from calib_gpu.simulate import SimulationConfig, expected_spectra, simulate
+
+SCANS = 40
+SHAPE = (1024, 2, 1, 2, 8)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, object]:
+    folder = tmp_path_factory.mktemp("noise")
+    config = SimulationConfig("tiny", shape=SHAPE, seed=11, n_scans=SCANS, night=False, load_dumps=100, continuum=0.0)
+    truth = simulate(folder / "l0.zarr", config)
+    report = calibrate(folder / "l0.zarr", folder / "l1.zarr", Settings())
+    assert report.exit_code == 0
+    return zarr.open_group(str(folder / "l1.zarr"), mode="r"), truth
+
+
+def test_pulls_of_pwv(night) -> None:  # type: ignore[no-untyped-def]
+    l1, truth = night
+    pulls = np.array([
+        (l1[f"scan_{n:06d}"].attrs["pwv_mm"] - truth.config.pwv) / l1[f"scan_{n:06d}"].attrs["pwv_err_mm"] for n in truth.scans
+    ])  # fmt: skip
+    assert len(pulls) == SCANS
+    assert abs(pulls.mean()) < 3.5 / np.sqrt(SCANS)
+    # width of N pulls: 1 +- 1/sqrt(2N); the quoted error leaves out what the loads' noise does to all OFFs alike
+    assert pulls.std(ddof=1) == pytest.approx(1.0, abs=3.5 / np.sqrt(2 * SCANS))
+
+
+def test_pulls_of_ta(night) -> None:  # type: ignore[no-untyped-def]
+    l1, truth = night
+    number = next(iter(truth.scans))
+    scan = l1[f"scan_{number:06d}"]
+    spectra, t_sys = scan["spectra"][:], scan["t_sys"][:]
+    t_on, t_ref = scan["exptime_on"][:], scan["exptime_ref"][:]
+    # dumps share the noise of their reference: of the mean over dumps, t_on is the whole subscan's
+    mean = spectra.mean(axis=1)
+    pulls = []
+    for s, r, a in np.ndindex(mean.shape[3], mean.shape[1], mean.shape[2]):
+        expected = expected_spectra(truth, number, s, r, a).mean(axis=1)
+        sigma = t_sys[:, r, a, s] * np.sqrt((1 / (t_on[s] * SHAPE[1]) + 1 / t_ref[s]) / truth.config.channel_spacing)
+        pulls.append((mean[:, r, a, s] - expected) / sigma)
+    pulls = np.array(pulls)
+    n = pulls[:2].size  # ONs that share an OFF are not independent: count two subscans only
+    assert abs(pulls.mean()) < 3.5 / np.sqrt(n)
+    assert pulls.std() == pytest.approx(1.0, abs=0.03)
+
+
+def test_rms_is_the_radiometer_equations(night) -> None:  # type: ignore[no-untyped-def]
+    l1, truth = night
+    ratios = np.array([np.array(l1[f"scan_{n:06d}"].attrs["qa"]["rms_ratio"]) for n in truth.scans])
+    assert ratios.mean() == pytest.approx(1.0, abs=0.03)
+    for number in list(truth.scans)[:5]:
+        scan = l1[f"scan_{number:06d}"]
+        free = truth.line_profile < 1e-3 * truth.line_profile.max()
+        spectra = scan["spectra"][:][free]
+        sigma = scan["t_sys"][:][free] * np.sqrt(
+            (1 / scan["exptime_on"][:] + 1 / scan["exptime_ref"][:]) / truth.config.channel_spacing
+        )
+        assert (spectra / sigma[:, None]).std() == pytest.approx(1.0, abs=0.03)
