@@ -30,7 +30,8 @@ def inspect(
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for table in inspect_store(store, scan, settings):
-        shown = Table(title=table.title, title_justify="left")
+        console.print(f"\n{table.title}", style="bold", markup=False)
+        shown = Table()
         for column in table.columns:
             shown.add_column(column, overflow="fold")
         for row in table.rows:

@@ -26,6 +26,7 @@ from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta, decode_strin
 Region = tuple[slice, ...]
 
 MAX_VALUES_BYTES: Final = 1 << 30
+MAX_STRING_BYTES: Final = 1 << 24
 _ABSENT: Final = 2**64 - 1
 
 
@@ -172,7 +173,7 @@ class ChunkedArray:
             data = codecs.strip_crc32c(raw)
         if chain == ["zstd"]:
             size = codecs.zstd_content_size(data)
-            if size is None or size > MAX_VALUES_BYTES:
+            if size is None or size > MAX_STRING_BYTES:
                 raise codecs.CodecError(f"declares a size of {size} bytes")
             plain = np.empty(size, np.uint8)
             codecs.decode(("zstd",), data, plain)

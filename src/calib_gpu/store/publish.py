@@ -71,15 +71,19 @@ class Publisher:
             disk.replace_file(path, document)
 
     def _claim(self) -> tuple[Path, int | None]:
-        """A staging folder of our own and its lock; taken anew if another run cleaned it up before it was locked."""
-        while True:
+        """A staging folder of our own and its lock; taken anew if another run cleaned it up before it was locked.
+
+        Where the file system has no locks it goes on without: they only save work, the rename is what counts.
+        """
+        for last in (False, False, True):
             folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
             disk.make_dirs(folder)
             lock = _lock(folder)
-            if lock is not None and folder.is_dir():
-                return folder, lock
+            if last or (lock is not None and folder.is_dir()):
+                break
             if lock is not None:
                 os.close(lock)
+        return folder, lock
 
     def _remove_leftovers(self) -> None:
         for folder in (self.run / "staging").iterdir():

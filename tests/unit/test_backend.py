@@ -1,0 +1,179 @@
+"""Conformance of every backend: the same tests run on each, against NumPy formulas written out here."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from calib_gpu import ConfigError
+from calib_gpu.backend import BACKENDS, Backend, get_backend
+from calib_gpu.backend.base import BadChannelRule
+from calib_gpu.physics.atmosphere import Opacity, SkyModel
+from calib_gpu.physics.calibration import SampleRule
+
+FILL = -(2**31)
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return get_backend(request.param)
+
+
+def test_unknown_backends_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cupy"):
+        get_backend("cupy")
+    assert get_backend("auto").name == "numpy"
+
+
+def plant(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Missing, dead and saturated samples at random places."""
+    odd = [0, 0 if counts.dtype.kind == "u" else -7, FILL if counts.dtype.kind == "i" else 0, 10_000]
+    for _ in range(counts.size // 10):
+        counts[tuple(int(rng.integers(n)) for n in counts.shape)] = odd[int(rng.integers(4))]
+    return counts
+
+
+CASES = list(
+    itertools.product(
+        ["int32", "int64", "uint32", "float32", "float64"],
+        [(1, 1, 1, 1), (2, 3, 37, 5), (1, 2, 5000, 9)],
+        [False, True],
+    )
+)
+
+
+@pytest.mark.parametrize(("dtype", "shape", "odd"), CASES)
+def test_dump_mean(backend: Backend, dtype: str, shape: tuple[int, ...], odd: bool) -> None:
+    rng = np.random.default_rng(5)
+    counts = rng.integers(1, 9_000, shape).astype(dtype)
+    rule = SampleRule(FILL if dtype[0] == "i" else None, 10_000.0)
+    n_dump = max(1, shape[-1] - 1) if odd else shape[-1]
+    if odd:
+        counts = plant(counts, rng)
+        if dtype[0] == "f":
+            counts[..., 0, 0] = np.nan
+    stats = backend.dump_mean(counts, rule, n_dump, want_first=True, want_band=True)
+    good = (counts > 0) & (counts < 10_000)
+    good[..., n_dump:] = False
+    values = np.where(good, counts, 0).astype(np.float64)
+    np.testing.assert_array_equal(np.moveaxis(stats.total, 0, -1), values.sum(axis=-1))  # integers: exact in any order
+    np.testing.assert_array_equal(np.moveaxis(stats.valid, 0, -1), good.sum(axis=-1))
+    np.testing.assert_array_equal(stats.dump_valid, good.any(axis=(0, 1, 2)))
+    assert stats.first is not None
+    assert stats.band is not None
+    for r, a in np.ndindex(shape[:2]):
+        any_good = good[r, a].any(axis=0)
+        d = int(np.argmax(any_good))
+        np.testing.assert_array_equal(stats.first[:, r, a], np.where(good[r, a, :, d], counts[r, a, :, d], np.nan))
+        expected = [
+            values[r, a, :, d].sum() / good[r, a, :, d].sum() if any_good[d] else np.nan for d in range(shape[-1])
+        ]
+        np.testing.assert_allclose(stats.band[:, r, a], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("output", [np.float64, np.float32])
+@pytest.mark.parametrize(("dtype", "shape", "odd"), CASES)
+def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], odd: bool, output: type) -> None:
+    rng = np.random.default_rng(6)
+    r, a, c, d = shape
+    on = rng.integers(1, 9_000, shape).astype(dtype)
+    rule = SampleRule(FILL if dtype[0] == "i" else None, 10_000.0)
+    ref, factor = rng.uniform(1e3, 9e3, (r, a, c)), rng.uniform(0.01, 0.02, (r, a, c))
+    base = np.zeros((r, a, c), np.uint16)
+    n_dump = d
+    if odd:
+        on = plant(on, rng)
+        n_dump = max(1, d - 1)
+        base[rng.random(base.shape) < 0.1] |= 1
+        hole = rng.random(base.shape) < 0.1
+        ref[hole], base[hole] = np.nan, base[hole] | 256
+        if dtype[0] == "f":
+            on[..., -1, 0], on[..., 0, 0] = np.inf, np.nan
+    spectra, flags = np.empty(shape, output), np.empty(shape, np.uint16)
+    result = backend.calibrate_tile(on, ref, factor, base, rule, n_dump, spectra, flags)
+
+    missing = np.isnan(on) if dtype[0] == "f" else (on == FILL if dtype[0] == "i" else np.zeros(shape, bool))
+    missing[..., n_dump:] = True
+    invalid = np.isfinite(on) & ((on <= 0) | (on >= 10_000)) & ~missing
+    wanted = np.broadcast_to(base[..., None], shape) | np.where(missing, 2, 0) | np.where(invalid, 512, 0)
+    wanted = np.where(np.isinf(on.astype(float)) & (wanted == 0), 2048, wanted).astype(np.uint16)
+    np.testing.assert_array_equal(flags, wanted)
+    with np.errstate(invalid="ignore"):
+        exact = (on.astype(np.float64) - ref[..., None]) * factor[..., None]
+    np.testing.assert_array_equal(spectra, np.where(wanted == 0, exact, np.nan).astype(output))  # to the bit
+    np.testing.assert_array_equal(result.invalid, (wanted != 0).sum(axis=(2, 3)))
+    for bit in range(16):
+        np.testing.assert_array_equal(result.flag_counts[..., bit], ((wanted >> bit) & 1).sum(axis=(2, 3)))
+    np.testing.assert_array_equal(result.dump_present, (~missing).any(axis=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("output", [np.float64, np.float32])
+def test_overflow_is_flagged_not_infinite(backend: Backend, output: type) -> None:
+    on = np.array([[[[5.0], [1e300]]]])
+    spectra, flags = np.empty((1, 1, 2, 1), output), np.empty((1, 1, 2, 1), np.uint16)
+    with np.errstate(over="ignore"):
+        backend.calibrate_tile(
+            on,
+            np.ones((1, 1, 2)),
+            np.array([[[1.0, 1e100]]]),
+            np.zeros((1, 1, 2), np.uint16),
+            SampleRule(None, None),
+            1,
+            spectra,
+            flags,
+        )
+    assert spectra.ravel()[0] == 4.0
+    assert np.isnan(spectra.ravel()[1])
+    assert flags.ravel().tolist() == [0, 2048]
+
+
+def test_int32_extremes_do_not_wrap(backend: Backend) -> None:
+    on = np.array([[[[2**31 - 1], [-(2**31) + 1], [1]]]], np.int32)
+    spectra, flags = np.empty((1, 1, 3, 1)), np.empty((1, 1, 3, 1), np.uint16)
+    ref = np.array([[[1.0, 1.0, 2.0**31 - 1]]])
+    backend.calibrate_tile(
+        on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), SampleRule(FILL, None), 1, spectra, flags
+    )
+    assert spectra.ravel()[[0, 2]].tolist() == [2.0**31 - 2, -(2.0**31) + 2]
+    assert flags.ravel().tolist() == [0, 512, 0]
+
+
+def test_pwv_grid_is_the_plain_sum(backend: Backend) -> None:
+    """chi2 from the sums over pixels equals the sum over all data, for gains that differ from pixel to pixel."""
+    rng = np.random.default_rng(7)
+    n_off, n_c, n_pixel = 3, 50, 4
+    opacity = Opacity(*(rng.uniform(0.1, 1.0, n_c) for _ in range(4)))
+    x, grid = rng.uniform(1.0, 2.0, n_off), np.geomspace(0.01, 10.0, 16)
+    hot, gain, bad = np.zeros(n_c), np.ones(n_c), rng.random(n_c) < 0.1
+    total, expected = None, np.zeros((16, n_off))
+    for _ in range(n_pixel):
+        model = SkyModel(rng.normal(-200, 20, n_c), rng.uniform(80, 120, n_c), rng.uniform(80, 120, n_c))
+        off = rng.normal(-150, 30, (n_off, n_c))
+        off[0, 3] = np.nan
+        sums = backend.sky_sums(off, hot, gain, bad, model)
+        total = sums if total is None else (total.add(sums), total)[1]
+        for j, w in enumerate(grid):
+            t_s = np.exp(-x[:, None] * (opacity.b_signal * w + opacity.c_signal))
+            t_i = np.exp(-x[:, None] * (opacity.b_image * w + opacity.c_image))
+            residual = off - (model.k0 - model.a_signal * t_s - model.a_image * t_i)
+            expected[j] += np.nansum(np.where(bad, np.nan, residual) ** 2, axis=1)
+    assert total is not None
+    np.testing.assert_allclose(backend.pwv_grid(total, opacity, x, grid), expected, rtol=1e-11)
+
+
+def test_load_calibration_keeps_numbers_in_bad_channels(backend: Backend) -> None:
+    from calib_gpu.physics.loads import load_powers
+
+    nu = np.linspace(490e9, 494e9, 64)
+    powers = load_powers(nu, nu - 12e9, 300.0, 77.0)
+    hot, cold = np.full(64, 2e6), np.full(64, 1e6)
+    cold[5], hot[9], cold[12] = 3e6, np.nan, 0.0
+    rule = BadChannelRule(0.01, 5.0, 33, 0.0, None)
+    gain, gamma, trec, bad = backend.load_calibration(hot, cold, 0.0, powers, np.array(0.5), np.array(0.5), 1.0, rule)
+    assert np.flatnonzero(bad).tolist() == [5, 9, 12]
+    assert np.isfinite(gamma).all()
+    assert gain[5] < 0
+    assert np.isnan(gain[9])
+    assert np.isfinite(trec[5])

@@ -1,0 +1,172 @@
+"""The command line as a user meets it: in a process of its own, with exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from calib_gpu.settings import knobs
+from small_scan import small_scan
+
+
+def cli(folder: Path, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from calib_gpu.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("night")
+    made = cli(folder, "simulate", "night.zarr", "--preset", "tiny")
+    assert made.returncode == 0, made.stderr
+    assert "truth:    night.truth.zarr" in made.stdout
+    return folder
+
+
+def test_a_night_from_simulate_to_check(night: Path) -> None:
+    done = cli(night, "run", "night.zarr", "l1.zarr")
+    assert done.returncode == 2, done.stderr
+    assert "3 done, 0 skipped, 1 failed" in done.stdout
+    assert "NoReference" in (night / "l1.zarr" / "failures.json").read_text()
+    assert re.search(
+        r"scan_025650: ok load_ms=\d+ resolve_ms=\d+ atm_ms=\d+ prepare_ms=\d+ calibrate_ms=\d+ write_ms=\d+",
+        done.stderr,
+    )
+    again = cli(night, "run", "night.zarr", "l1.zarr", "--quiet")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert cli(night, "run", "night.zarr", "l1.zarr", "--scans", "25650,25652-25653").returncode == 0
+    checked = cli(night, "check", "l1.zarr")
+    assert (checked.returncode, checked.stdout) == (0, "3 scan(s) checked, all as written\n")
+    victim = night / "l1.zarr" / "scan_025652" / "t_sys" / "c" / "0" / "0" / "0" / "1"
+    raw = bytearray(victim.read_bytes())
+    raw[100] ^= 1
+    victim.write_bytes(raw)
+    checked = cli(night, "check", "l1.zarr")
+    assert checked.returncode == 1
+    assert "scan_025652/t_sys/c/0/0/0/1" in checked.stdout
+
+
+def test_inspect_l0_shows_who_serves_whom(night: Path) -> None:
+    shown = cli(night, "inspect", "night.zarr").stdout
+    row = next(line for line in shown.splitlines() if "scan_025652" in line)
+    assert "scan_025651" in row  # the calibration-only scan serves it
+    assert "calibration" in next(line for line in shown.splitlines() if line.strip("│ ").startswith("scan_025651"))
+    detail = cli(night, "inspect", "night.zarr", "--scan", "25650").stdout
+    assert "reference of each ON" in detail
+    assert "T_rec,DSB" in detail
+    assert cli(night, "inspect", "night.zarr", "--scan", "1").returncode == 64
+
+
+def test_inspect_l1(night: Path) -> None:
+    cli(night, "run", "night.zarr", "inspected.zarr", "--quiet")
+    assert "scan_025650" in cli(night, "inspect", "inspected.zarr").stdout
+    assert "tau_signal" in cli(night, "inspect", "inspected.zarr", "--scan", "25650").stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["run"], ["run", "night.zarr"], ["run", "night.zarr", "x.zarr", "--mode", "fsw"], ["run", "night.zarr", "x.zarr", "--nonsense"],
+    ["run", "night.zarr", "x.zarr", "--set", "eta_f"], ["run", "night.zarr", "x.zarr", "--set", "nothing=1"],
+    ["run", "night.zarr", "x.zarr", "--scans", "a-b"], ["run", "night.zarr", "x.zarr", "--scans", "99"],
+    ["run", "night.zarr", "x.zarr", "--memory", "lots"], ["run", "night.zarr", "x.zarr", "--pwv", "wet"],
+    ["run", "night.zarr", "x.zarr", "--workers", "two"], ["run", "night.zarr", "x.zarr", "--backend", "cupy"],
+    ["run", "night.zarr", "x.zarr", "--atmosphere", "nowhere.zarr"], ["run", "night.zarr", "x.zarr", "--profile", "alma"],
+    ["run", "night.zarr", "night.zarr/inside"], ["simulate", "y.zarr", "--preset", "XXL"], ["nonsense"],
+], ids=" ".join)  # fmt: skip
+def test_wrong_usage_is_64(night: Path, arguments: list[str]) -> None:
+    done = cli(night, *arguments)
+    assert done.returncode == 64, done.stderr
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+    assert not (night / "x.zarr").exists()
+
+
+def test_unusable_input_is_65_and_output_73(night: Path) -> None:
+    (night / "empty").mkdir(exist_ok=True)
+    (night / "file").write_text("")
+    for path in ("nowhere.zarr", "empty"):
+        done = cli(night, "run", path, "x.zarr")
+        assert (done.returncode, path in done.stderr) == (65, True)
+    assert cli(night, "check", "night.zarr").returncode == 65
+    done = cli(night, "run", "night.zarr", "file/x.zarr")
+    assert (done.returncode, "file/x.zarr" in done.stderr) == (73, True)
+    assert cli(night, "simulate", "night.zarr", "--preset", "tiny").returncode == 73
+
+
+def test_help_names_every_option_of_run() -> None:
+    shown = cli(Path.cwd(), "run", "--help").stdout
+    for option in ("--scans", "--mode", "--reference", "--loads", "--atmosphere", "--pwv", "--pwv-scope", "--profile", "--config",
+                   "--set", "--backend", "--workers", "--memory", "--dtype", "--level", "--overwrite", "--quiet"):  # fmt: skip
+        assert option in shown
+
+
+def test_set_takes_any_setting(tmp_path: Path) -> None:
+    small_scan(shape=(32, 2, 1, 1)).store(tmp_path / "l0.zarr")
+    values = {
+        name: knob.default for name, knob in knobs().items() if knob.default is not None and name not in ("atmosphere",)
+    }
+    arguments = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    done = cli(tmp_path, "run", "l0.zarr", "l1.zarr", *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def test_profile_and_config_files(tmp_path: Path) -> None:
+    small_scan(shape=(32, 2, 1, 1)).store(tmp_path / "l0.zarr")
+    (tmp_path / "mine.toml").write_text('t_atm = "factor"\neta_f = 0.5\n')
+    (tmp_path / "night.toml").write_text("pwv = 0.6\n")
+    done = cli(
+        tmp_path,
+        "run",
+        "l0.zarr",
+        "l1.zarr",
+        "--profile",
+        "mine.toml",
+        "--config",
+        "night.toml",
+        "--set",
+        "trec_convention=callen_welton",
+    )
+    assert done.returncode == 0, done.stderr
+    attrs = json.loads((tmp_path / "l1.zarr/scan_025650/zarr.json").read_bytes())["attributes"]
+    settings = json.loads(attrs["settings"])
+    assert (settings["t_atm"], settings["pwv"], attrs["trec_convention"]) == ("factor", 0.6, "callen_welton")
+    assert attrs["receiver"]["eta_f"] == {"value": 0.95, "from": "store"}  # the store outranks a profile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_with_75_and_a_rerun_finishes(tmp_path: Path, number: signal.Signals) -> None:
+    assert cli(tmp_path, "simulate", "m.zarr", "--preset", "M").returncode == 0
+    command = [
+        sys.executable,
+        "-c",
+        "from calib_gpu.cli import main; main()",
+        "run",
+        "m.zarr",
+        "l1.zarr",
+        "--workers",
+        "1",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        staging = tmp_path / "l1.zarr.run" / "staging"
+        deadline = time.monotonic() + 60
+        while not (staging.is_dir() and any(staging.glob("*/scan_025650/spectra/c"))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        begin = time.monotonic()
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert time.monotonic() - begin < 10.0
+    assert "run the same command again" in stderr
+    assert not any(staging.iterdir())
+    assert not (tmp_path / "l1.zarr" / "scan_025650").exists()
+    assert cli(tmp_path, "run", "m.zarr", "l1.zarr").returncode == 0

@@ -1,0 +1,53 @@
+"""Dependencies point one way, only the CUDA backend imports GPU packages, files stay short."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import calib_gpu
+
+ROOT = Path(calib_gpu.__file__).parent
+FILES = sorted(p for p in ROOT.rglob("*.py"))
+# a layer may import from those to its left
+LAYERS = ["errors", "_version", "schema", "settings", "physics", "records", "store", "backend", "atm", "modes", "stream",
+          "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "inspection", "demo", "cli"]  # fmt: skip
+TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules imported by a file, and whether at run time (not under TYPE_CHECKING)."""
+    found = []
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(n)
+        for b in ast.walk(tree)
+        if isinstance(b, ast.If) and "TYPE_CHECKING" in ast.dump(b.test)
+        for n in ast.walk(b)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) not in typing_only) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) not in typing_only))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_dependencies_point_one_way(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module, at_run_time in imports(path):
+        assert module.split(".")[0] not in ("cupy", "cupyx", "kvikio") or path.name == "cupy_.py"
+        parts = module.split(".")
+        if parts[0] != "calib_gpu" or len(parts) < 2 or not at_run_time or own == "__init__":
+            continue
+        other = parts[1]
+        if other != own and (own, other) not in TOGETHER:
+            assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 360
