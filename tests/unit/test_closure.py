@@ -134,7 +134,7 @@ def test_gain_notations_agree(tmp_path: Path, gains: dict[str, float]) -> None:
 
 
 def test_single_sideband_without_atmosphere(tmp_path: Path) -> None:
-    """t = 1 and g_i = 0: T_A* = (on - off) DT / ((hot - cold) eta_f), with one J difference."""
+    """With t = 1 and g_i = 0, T_A* = (on - off) DT / ((hot - cold) eta_f), with one J difference."""
     scan = small_scan()
     l1, _ = run(scan, tmp_path, Settings(atmosphere="none", g_sig=1.0))
     from small_scan import planck

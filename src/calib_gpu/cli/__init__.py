@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Final
 
 from calib_gpu.cli.common import Done, app
 from calib_gpu.errors import CalibError, Exit
 
 __all__ = ["app", "main"]
 
+COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "check")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``calib-gpu`` and leave with its exit code (see :class:`calib_gpu.errors.Exit`)."""
-    from calib_gpu.cli import check, demo, ingest, inspect, run, simulate  # noqa: F401  (each registers its command)
-
+    for command in COMMANDS:
+        import_module(f"calib_gpu.cli.{command}")  # each registers itself
     try:
         app(args=arguments, prog_name="calib-gpu")
     except Done as done:
