@@ -27,8 +27,8 @@ class Comparison:
     """Truth beside result for one scan.
 
     ``pwv`` and ``trec`` are (truth, result) in mm and K; ``scale`` is the factor between measured and true T_A* of the
-    line's channels (least squares after a constant baseline is taken off, 1 is perfect) and ``scale_error`` its standard error; ``noise`` the measured
-    noise over that of the radiometer equation.
+    line's channels (least squares after a constant baseline is taken off, 1 is perfect) and ``scale_error`` its
+    standard error; ``noise`` the measured noise over that of the radiometer equation.
     """
 
     scan: str
@@ -52,7 +52,9 @@ class Demonstration:
     comparisons: list[Comparison]
 
 
-def demonstrate(folder: Path, preset: str, seed: int, settings: Settings, progress: Progress | None = None) -> Demonstration:
+def demonstrate(
+    folder: Path, preset: str, seed: int, settings: Settings, progress: Progress | None = None
+) -> Demonstration:
     """Simulate a night into ``folder``, calibrate it and compare; what an earlier demo left there is replaced.
 
     Raises

@@ -127,7 +127,9 @@ class ScanRunner:
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)
         with _stage(report, "calibrate"):
-            totals = calibrate_scan(factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile)
+            totals = calibrate_scan(
+                factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
+            )
         _share_write_time(report, totals.seconds)
         with _stage(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)

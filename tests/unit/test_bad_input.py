@@ -135,9 +135,11 @@ AFTER: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "bit flipped": (flip, "Unreadable", ("source/data_5d", "c/0/0/0/0")),
     "complex counts": (document("source/data_5d", data_type="complex64"), "BadType", ("source/data_5d",)),
     "rank 4": (document("source/data_5d", shape=[32, 2, 1, 1]), "Unreadable", ("data_5d",)),
-    "axes turned": (document("source/data_5d", dimension_names=["S", "D", "R", "A", "C"]), "BadShape", ("data_5d", "C, D, R, A, S")),
+    "axes turned": (document("source/data_5d", dimension_names=list("SDRAC")), "BadShape", ("data_5d", "C, D, R, A, S")),
     "mjd too short": (document("source/mjd", shape=[4]), "BadShape", ("source/mjd", "[4]", "[5]")),
-    "elevation of complex numbers": (document("source/elevation", data_type="complex64", fill_value=[0.0, 0.0]), "BadType", ("source/elevation",)),
+    "complex elevation": (
+        document("source/elevation", data_type="complex64", fill_value=[0.0, 0.0]), "BadType", ("source/elevation",),
+    ),
     "metadata cut": (lambda scan: (scan / "source/data_5d/zarr.json").write_text('{"a'), "Unreadable", ("data_5d",)),
     "scan attributes damaged": (lambda scan: (scan / "zarr.json").write_text("[]"), "Unreadable", ("zarr.json",)),
 }  # fmt: skip

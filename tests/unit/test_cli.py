@@ -72,7 +72,8 @@ def test_inspect_l1(night: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    ["run"], ["run", "night.zarr"], ["run", "night.zarr", "x.zarr", "--mode", "fsw"], ["run", "night.zarr", "x.zarr", "--nonsense"],
+    ["run"], ["run", "night.zarr"], ["run", "night.zarr", "x.zarr", "--mode", "fsw"],
+    ["run", "night.zarr", "x.zarr", "--nonsense"],
     ["run", "night.zarr", "x.zarr", "--set", "eta_f"], ["run", "night.zarr", "x.zarr", "--set", "nothing=1"],
     ["run", "night.zarr", "x.zarr", "--scans", "a-b"], ["run", "night.zarr", "x.zarr", "--scans", "99"],
     ["run", "night.zarr", "x.zarr", "--memory", "lots"], ["run", "night.zarr", "x.zarr", "--pwv", "wet"],

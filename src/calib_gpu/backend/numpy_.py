@@ -67,7 +67,9 @@ class NumpyBackend:
                 first[:, r, a] = np.where(good[:, d], pixel[:, d], np.nan)
             if band is not None:
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    band[:, r, a] = np.where(good, pixel, 0).sum(axis=0, dtype=np.float64) / np.count_nonzero(good, axis=0)
+                    band[:, r, a] = np.where(good, pixel, 0).sum(axis=0, dtype=np.float64) / np.count_nonzero(
+                        good, axis=0
+                    )
         return DumpStats(total, valid, first, band, dump_valid, dump_present, dump_missing)
 
     def load_calibration(

@@ -12,6 +12,10 @@ from calib_gpu.cli.common import Done, app, log_to_stderr
 from calib_gpu.errors import Exit
 from calib_gpu.settings import Settings
 
+COLUMNS = (
+    "scan", "PWV true", "fitted mm", "T_rec true", "measured K", "T_A* scale (1 = truth)", "noise / radiometer eq.",
+)  # fmt: skip
+
 
 @app.command()
 def demo(
@@ -33,7 +37,7 @@ def demo(
     typer.echo(f"simulating a night (preset {preset}, seed {seed}) and calibrating it ...")
     made = demonstrate(out, preset, seed, Settings(workers=workers))
     table = Table(title="truth and result", title_justify="left")
-    for column in ("scan", "PWV true", "fitted mm", "T_rec true", "measured K", "T_A* scale (1 = truth)", "noise / radiometer eq."):
+    for column in COLUMNS:
         table.add_column(column)
     for c in made.comparisons:
         table.add_row(

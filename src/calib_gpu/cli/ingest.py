@@ -20,7 +20,9 @@ def _group() -> None:
 
 @ingest_app.command()
 def sdfits(
-    paths: Annotated[list[Path], typer.Argument(help="SDFITS files, then the L0 store to create.", metavar="IN.fits... OUT")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="SDFITS files, then the L0 store to create.", metavar="IN.fits... OUT")
+    ],
 ) -> None:
     """GBT SDFITS with a hot and a cold load.
 

@@ -67,7 +67,9 @@ class _Row:
     def on_source(self) -> bool:
         """A nod changes the feed that is on source, position switching moves the telescope."""
         offset = max(abs(self.number["FEEDXOFF"]), abs(self.number["FEEDEOFF"]))
-        return offset <= ON_SOURCE_DEG if self.text["OBSMODE"].startswith("Nod") else ":PSWITCHON" in self.text["OBSMODE"]
+        return (
+            offset <= ON_SOURCE_DEG if self.text["OBSMODE"].startswith("Nod") else ":PSWITCHON" in self.text["OBSMODE"]
+        )
 
 
 class _Group(NamedTuple):
@@ -106,7 +108,9 @@ def ingest_sdfits(paths: Sequence[Path], out: Path) -> list[str]:
         raise disk.not_empty(out)
     files = [f for p in map(Path, paths) for f in (sorted(p.glob("*.fits")) if p.is_dir() else [p])]
     if not files:
-        raise ConfigError("no FITS file", array="paths", value=", ".join(map(str, paths)), rule="files, or folders with *.fits")
+        raise ConfigError(
+            "no FITS file", array="paths", value=", ".join(map(str, paths)), rule="files, or folders with *.fits"
+        )
     with ExitStack() as opened:
         scans = _by_scan([row for path in files for row in _read(path, fits, opened)])
         left_out: dict[ScanId, str] = {}
@@ -116,10 +120,14 @@ def ingest_sdfits(paths: Sequence[Path], out: Path) -> list[str]:
         where, value = f"{files[0]}: OBSMODE, CALPOSITION", "; ".join([*sorted(found)[:6], *notes[:3]])
         if not loads:
             rule = f"a CALSEQ scan of {FRONTEND} at Cold1 and Cold2 (an ambient vane alone is not enough)"
-            raise StoreUnusable("no hot and cold load", array=where, value=value, rule=rule, fix="add the file with that scan")
+            raise StoreUnusable(
+                "no hot and cold load", array=where, value=value, rule=rule, fix="add the file with that scan"
+            )
         if not science:
             rule = f"pairs of {' or '.join(PAIRS)} scans, total power (SIG T, CAL F), CTYPE1 FREQ-OBS"
-            raise StoreUnusable("no scan to calibrate", array=where, value=value, rule=rule, fix="add the files with such scans")
+            raise StoreUnusable(
+                "no scan to calibrate", array=where, value=value, rule=rule, fix="add the files with such scans"
+            )
         return _write_all(out, loads, science) + notes
 
 
@@ -130,14 +138,21 @@ def _read(path: Path, fits: Any, opened: ExitStack) -> list[_Row]:
             warnings.simplefilter("ignore")  # remarks on the style of the header
             warnings.filterwarnings("error", message=".*truncated.*")
             tables = [h for h in opened.enter_context(fits.open(path, memmap=True)) if isinstance(h, fits.BinTableHDU)]
-            rows = [r for h in tables if {"DATA", "OBSMODE"} <= set(h.columns.names) and len(h.data) for r in _rows(str(path), h)]
+            rows = [
+                r
+                for h in tables
+                if {"DATA", "OBSMODE"} <= set(h.columns.names) and len(h.data)
+                for r in _rows(str(path), h)
+            ]
     except (OSError, ValueError, TypeError, LookupError, Warning, fits.VerifyError) as error:
         if isinstance(error, StoreUnusable):
             raise
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise StoreUnusable(f"cannot be read as FITS: {why}", array=str(path), fix="is the file complete?") from None
     if not rows:
-        raise StoreUnusable("not GBT SDFITS", array=str(path), rule="a binary table with columns DATA, SCAN, OBSMODE, ...")
+        raise StoreUnusable(
+            "not GBT SDFITS", array=str(path), rule="a binary table with columns DATA, SCAN, OBSMODE, ..."
+        )
     return rows
 
 
@@ -176,7 +191,9 @@ def _by_scan(rows: list[_Row]) -> dict[ScanId, list[_Row]]:
         columns["length of DATA"] = sorted({str(r.spectrum.size) for r in members})
         for name, values in columns.items():
             if len(values) > 1:
-                raise StoreUnusable("not one value in a scan", array=f"{where}, {name}", value=values, fix="split the sessions")
+                raise StoreUnusable(
+                    "not one value in a scan", array=f"{where}, {name}", value=values, fix="split the sessions"
+                )
         if len({(r.text["DATE-OBS"], r.text["SIG"], r.text["CAL"]) for r in members}) < len(members):
             raise StoreUnusable("an integration is there twice", array=f"{where}, DATE-OBS", fix="give each file once")
     return scans
@@ -217,7 +234,9 @@ def _check_loads(where: str, hot: list[_Row], cold: list[_Row]) -> None:
             value=f"{level[0]:.4g} counts at {hot[0].text['CALPOSITION']}, {level[1]:.4g} at {cold[0].text['CALPOSITION']}",
             rule="the ambient load is the brighter one, at Cold2 for FDNUM 0, at Cold1 for FDNUM 1",
         )  # fmt: skip
-    for t in (r.number["TWARM"] for r in hot if not 200.0 < r.number["TWARM"] < 340.0):  # the unit may say K for Celsius
+    for t in (
+        r.number["TWARM"] for r in hot if not 200.0 < r.number["TWARM"] < 340.0
+    ):  # the unit may say K for Celsius
         raise StoreUnusable("no ambient temperature", array=f"{where}, TWARM", value=t, rule="200 to 340 K, in kelvin")
 
 
@@ -237,13 +256,17 @@ def _science_groups(scans: dict[ScanId, list[_Row]], left_out: dict[ScanId, str]
             seconds.add(partner)
         if procedure not in PAIRS:
             found = {name: sorted({r.text[name] for r in rows}) for name in ("OBSMODE", "SIG", "CAL", "CTYPE1")}
-            left_out[scan] = "not supported: " + ", ".join(f"{name} {'/'.join(values)}" for name, values in found.items())
+            left_out[scan] = "not supported: " + ", ".join(
+                f"{name} {'/'.join(values)}" for name, values in found.items()
+            )
         elif not is_pair:
             left_out[scan] = f"scan {first.number['PROCSEQN']:.0f} of a {procedure} pair, without the other"
         elif first.on_source == second[0].on_source:
             left_out[scan] = f"no ON and OFF: on source {'twice' if first.on_source else 'in neither scan of the pair'}"
         else:
-            groups.append(_Group(scan, "source", first, [("OTF-ON" if r.on_source else "OTF-OFF", x) for x, r in scans_of_pair]))
+            groups.append(
+                _Group(scan, "source", first, [("OTF-ON" if r.on_source else "OTF-OFF", x) for x, r in scans_of_pair])
+            )
     return groups
 
 
@@ -263,7 +286,12 @@ def _write_all(out: Path, loads: list[_Group], science: list[_Group]) -> list[st
 
 def _write(writer: L0Writer, group: _Group, loads: list[_Group]) -> str:
     first, arrays = group.first, _small_arrays(group)
-    name, mode, tuning, n_dump = first.text["OBJECT"], first.text["OBSMODE"], first.tuning_id, int(arrays["n_dump"].max())
+    name, mode, tuning, n_dump = (
+        first.text["OBJECT"],
+        first.text["OBSMODE"],
+        first.tuning_id,
+        int(arrays["n_dump"].max()),
+    )
     if group.name == "source":
         fitting = [g for g in loads if g.first.tuning_id == tuning]
         number = max((g.scan.number for g in fitting if g.first.number["mid"] < first.number["mid"]), default=0)

@@ -161,7 +161,17 @@ class SimulationConfig:
             raise _wrong("n_scans", self.n_scans, ">= 1")
         if self.seed < 0:
             raise _wrong("seed", self.seed, ">= 0")
-        for name in ("dump_time", "t_cold", "t_amb", "t_atm_factor", "pressure", "pwv", "line_width", "source_size", "t_rec"):
+        for name in (
+            "dump_time",
+            "t_cold",
+            "t_amb",
+            "t_atm_factor",
+            "pressure",
+            "pwv",
+            "line_width",
+            "source_size",
+            "t_rec",
+        ):
             _between(self, name, 0.0, math.inf, low_too=False)
         if self.t_spill is not None:
             _between(self, "t_spill", 0.0, math.inf, low_too=False)

@@ -98,7 +98,9 @@ class Tiles:
                 out[self._some(Stream.HOLES, where, out.shape, config.holes)] = missing
         out[:, n_dump:] = missing
 
-    def _some(self, purpose: Stream, where: tuple[int, int, int], shape: tuple[int, ...], fraction: float) -> NDArray[np.bool_]:
+    def _some(
+        self, purpose: Stream, where: tuple[int, int, int], shape: tuple[int, ...], fraction: float
+    ) -> NDArray[np.bool_]:
         return self._stream(purpose, *where).random(shape, dtype=np.float32) < fraction
 
     def _stream(self, purpose: Stream, r: int, a: int, s: int) -> np.random.Generator:

@@ -83,12 +83,19 @@ class Receiver:
             where = stream(config, Stream.SPIKES, r, a).choice(c, config.load_spikes, replace=False)
             spiked[r, a, where] = True
         if np.any(gain_sig <= 0.0):
-            raise ConfigError("not a gain", array="g_sig, gain_scatter", value=float(gain_sig.min()), rule="> 0 in every pixel")
+            raise ConfigError(
+                "not a gain", array="g_sig, gain_scatter", value=float(gain_sig.min()), rule="> 0 in every pixel"
+            )
         dead = (np.arange(n_r * n_a) >= n_r * n_a - config.dead_pixels).reshape(n_r, n_a)
         gain[dead] = 0.0
         # held pixel by pixel in memory; the axes that code sees are [C, R, A]
         return cls(
-            np.moveaxis(trec, -1, 0), np.moveaxis(gain, -1, 0), gain_sig, 1.0 - gain_sig, dead, np.moveaxis(spiked, -1, 0)
+            np.moveaxis(trec, -1, 0),
+            np.moveaxis(gain, -1, 0),
+            gain_sig,
+            1.0 - gain_sig,
+            dead,
+            np.moveaxis(spiked, -1, 0),
         )
 
 

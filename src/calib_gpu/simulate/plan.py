@@ -105,9 +105,7 @@ def _sky_subscans(config: SimulationConfig, role: str) -> list[tuple[str, int]]:
     return [(kind, d - config.padding if i in short else d) for i, kind in enumerate(kinds)]
 
 
-def _group(
-    config: SimulationConfig, name: str, wanted: list[tuple[str, int]], clock: float
-) -> tuple[GroupPlan, float]:
+def _group(config: SimulationConfig, name: str, wanted: list[tuple[str, int]], clock: float) -> tuple[GroupPlan, float]:
     """The group, and the time at which it is over."""
     subscans = []
     for kind, n_dump in wanted:

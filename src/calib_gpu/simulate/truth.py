@@ -218,7 +218,9 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
     try:
         attrs = group_attrs(folder) if node_kind(folder) == "group" else {}
         if attrs.get("format") != FORMAT:
-            raise StoreUnusable("not the truth of a simulation", array=str(folder), rule="a Zarr group written by simulate")
+            raise StoreUnusable(
+                "not the truth of a simulation", array=str(folder), rule="a Zarr group written by simulate"
+            )
         values = {name: _read_array(folder / group / name) for group, name, _, _ in _TABLE}
         scans = {
             int(p.name.removeprefix("scan_")): ScanTruth(

@@ -104,9 +104,9 @@ def fit_atmosphere(
     )
     opacity = table.opacity(scan.topocentric_signal, image, pressure)
     flags = int(ScanFlag.ATM_CLAMPED) if opacity.clamped else 0
-    warnings = (
-        [f"opacity table {table.name} is synthetic: good for simulations, not for science"] if table.synthetic else []
-    )
+    warnings = []
+    if table.synthetic and scan.source.attrs.get("simulated") is not True:
+        warnings.append(f"opacity table {table.name} is synthetic: good for simulations, not for science")
     if settings.pwv != "fit":
         return _at(
             opacity,

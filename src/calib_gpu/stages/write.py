@@ -118,7 +118,7 @@ def scan_attributes(
         "atm_table": atmosphere.table,
         "atm_clamped": bool(atmosphere.scan_flags & 16),
         "airmass_mode": settings.airmass_mode,
-        "load_scans": [str(s.scan) for s in loads.sets],
+        "load_scans": [s.scan.number for s in loads.sets],
         "scan_flags": int(scan_flags),
         "flag_counts": totals.by_flag(),
         "qa": dict(qa),

@@ -83,8 +83,8 @@ class L0Store:
         return (self.path / scan.path / "source" / "data_5d").is_dir()
 
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
-        """Attributes of the scan group, those of the band over them."""
-        attrs = group_attrs(self.path / f"scan_{scan.number:06d}")
+        """Attributes of the store, those of the scan over them, those of the band over these."""
+        attrs = {**self.attrs, **group_attrs(self.path / f"scan_{scan.number:06d}")}
         return attrs | group_attrs(self.path / scan.path) if scan.band else attrs
 
     def group(self, scan: ScanId, name: str) -> CountGroup:

@@ -1,0 +1,242 @@
+"""The documentation says what the code does: generated parts are fresh, links resolve, commands and snippets run, names exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import calib_gpu
+from calib_gpu import backend, errors, modes, pipeline, records, schema
+from calib_gpu.cli import check, demo, ingest, inspect, run, simulate  # noqa: F401  (each registers its command)
+from calib_gpu.cli.common import app
+from calib_gpu.qa import metrics
+from calib_gpu.settings import GAIN_NOTATIONS, Settings, knobs, parse_text, read_toml
+from calib_gpu.stages import STAGES, TIMING_NAMES
+from calib_gpu.store import publish
+
+TOP = Path(__file__).parents[2]
+README = TOP / "README.md"
+PAGES = [README, TOP / "CHANGELOG.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").glob("*.md"))]
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+COMMANDS = typer.main.get_command(app)
+
+OTHER_OPTIONS = {  # of other programs
+    "--check", "--cpus-per-task", "--signal", "--requeue", "--help",
+}  # fmt: skip
+OTHER_ASSIGNMENTS = {"consolidated", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
+OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT[page], re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every ``calib-gpu`` line in the shell blocks of a page."""
+    lines = [line.removeprefix("exec ") for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [re.sub(r"\$[A-Z_]+", "1", line) for line in lines if line.startswith("calib-gpu ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a subprocess that finds the package under test."""
+    source = str(Path(calib_gpu.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
+
+
+@dataclass(frozen=True)
+class Readme:
+    """A folder in which the commands of the README were run, and the exit code of each."""
+
+    folder: Path
+    codes: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory: pytest.TempPathFactory) -> Readme:
+    folder, codes = tmp_path_factory.mktemp("readme"), {}
+    for arguments in commands(README):
+        if any("m82" in a for a in arguments):  # needs telescope data
+            continue
+        call = [sys.executable, "-c", "from calib_gpu.cli import main; main()", *arguments]
+        done = subprocess.run(call, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        codes[" ".join(arguments)] = done.returncode
+    return Readme(folder, codes)
+
+
+def leaf(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The command that a line calls, and the arguments that are left for it."""
+    command, rest = COMMANDS, list(arguments)
+    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+        assert rest[0] in command.commands, f"no command {rest[0]}"
+        command = command.commands[rest.pop(0)]
+    return command, rest
+
+
+def test_generated_parts_are_fresh() -> None:
+    call = [sys.executable, str(TOP / "scripts" / "make_docs"), "--check"]
+    done = subprocess.run(call, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"run scripts/make_docs\n{done.stdout}{done.stderr}"
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", plain, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pages
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        assert TOP in path.parents, f"{page.name}: {target} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page.name}: {target}"
+
+
+def test_every_page_is_on_the_map() -> None:
+    index = TEXT[TOP / "docs" / "index.md"]
+    assert [p.name for p in PAGES[3:] if p.name != "index.md" and f"]({p.name})" not in index] == []
+
+
+def test_scripts_that_are_named_exist() -> None:
+    named = {name for text in TEXT.values() for name in re.findall(r"\bscripts/(\w+)", text)}
+    assert {"demo", "test", "make_docs"} <= named
+    for name in named:
+        assert os.access(TOP / "scripts" / name, os.X_OK), name
+
+
+@pages
+def test_command_lines_parse(page: Path) -> None:
+    for arguments in commands(page):
+        command, rest = leaf(arguments)
+        command.make_context("calib-gpu", rest)
+
+
+def test_readme_has_commands() -> None:
+    assert {arguments[0] for arguments in commands(README)} == {"simulate", "inspect", "run", "check", "ingest"}
+
+
+def test_commands_of_the_readme_run(readme: Readme) -> None:
+    """All end well; ``run`` of the whole night with 2, because one scan of it has no OFF, as the README says."""
+    failing = {line: code for line, code in readme.codes.items() if code != 0}
+    assert failing == {"run night.zarr calibrated.zarr": int(errors.Exit.SOME)}
+    assert len(readme.codes) >= 7
+
+
+@pytest.mark.parametrize("page", [README, TOP / "docs" / "formats.md"], ids=lambda page: page.name)
+def test_python_snippets_run(page: Path, readme: Readme, monkeypatch: pytest.MonkeyPatch) -> None:
+    snippets = blocks(page, "python")
+    assert snippets
+    monkeypatch.chdir(readme.folder)
+    for snippet in snippets:
+        if "xarray" in snippet:
+            pytest.importorskip("xarray")
+        exec(compile(snippet, str(page), "exec"), {})
+
+
+def test_toml_snippets_are_settings(tmp_path: Path) -> None:
+    snippets = [block for page in PAGES for block in blocks(page, "toml")]
+    assert snippets
+    for snippet in snippets:
+        (tmp_path / "my.toml").write_text(snippet)
+        Settings.layered(config=read_toml(tmp_path / "my.toml"))
+
+
+@pages
+def test_settings_that_are_named_exist(page: Path) -> None:
+    """Every ``name=value`` in backquotes or behind --set is a setting with a value that it takes."""
+    quoted = [q for q in re.findall(r"`([^`\n]+)`", TEXT[page]) if "/" not in q]
+    pairs = [m.groups() for q in quoted for m in re.finditer(r"(?<![\w-])(\w+)=([\w.]+)", q)]
+    pairs += re.findall(r"--set (\w+)=([\w.]+)", TEXT[page])
+    for name, value in pairs:
+        if name not in OTHER_ASSIGNMENTS:
+            Settings(**{name: parse_text(name, value)})
+
+
+@pages
+def test_options_that_are_named_exist(page: Path) -> None:
+    def options(command: Any) -> set[str]:
+        found = {name for p in command.params for name in p.opts}
+        return found.union(*(options(sub) for sub in getattr(command, "commands", {}).values()))
+
+    plain = re.sub(r"<!--.*?-->|^\|[ \-|]+\|$", "", TEXT[page], flags=re.MULTILINE)
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", plain))
+    assert named - options(COMMANDS) - OTHER_OPTIONS == set()
+
+
+@pages
+def test_capital_names_exist(page: Path) -> None:
+    """Flags, scan flags and the tables that are named."""
+    known = set(schema.Flag.__members__) | set(schema.ScanFlag.__members__) | OTHER_CAPITALS
+    known |= {name for module in (schema, modes, backend, metrics) for name in vars(module)}
+    assert set(re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z]+)+\b", TEXT[page])) - known == set()
+
+
+@pages
+def test_classes_that_are_named_exist(page: Path) -> None:
+    known = {name for module in (calib_gpu, errors, records, pipeline) for name in vars(module)} | {
+        "Factors",
+        "InternalError",
+    }
+    named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
+    assert named - known == set()
+
+
+def first_cells(page: Path, heading: str) -> set[str]:
+    """The names in backquotes in the first column of the tables below a heading."""
+    section = re.split(r"^#+ ", TEXT[page].split(heading, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_scan_flags_are_those_of_the_schema() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", TEXT[TOP / "docs" / "physics.md"], re.MULTILINE)
+    assert {name: int(value) for value, name in rows} == {flag.name: int(flag) for flag in schema.ScanFlag}
+
+
+def test_exit_codes_of_the_readme() -> None:
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", TEXT[README], re.MULTILINE)] == [
+        int(code) for code in errors.Exit
+    ]
+
+
+def test_report_fields_are_those_written(readme: Readme) -> None:
+    lines = (readme.folder / "calibrated.zarr.run" / "report.jsonl").read_text().splitlines()
+    written = set().union(*(json.loads(line) for line in lines))
+    assert first_cells(TOP / "docs" / "operations.md", "## report.jsonl") == written
+    assert {f"{TIMING_NAMES.get(stage, stage)}_ms" for stage in STAGES} <= written
+
+
+def test_l1_attributes_and_metrics_are_those_written(readme: Readme) -> None:
+    attrs = publish.group_attrs(readme.folder / "calibrated.zarr" / "scan_025650")
+    assert first_cells(TOP / "docs" / "formats.md", "Attributes of a scan:") == set(attrs)
+    documented = first_cells(TOP / "docs" / "physics.md", "### 6.4 QA metrics")
+    assert set(attrs["qa"]) - documented == {"n_dumps_sampled", "warnings"}
+    assert documented - set(attrs["qa"]) == set()
+
+
+def test_the_gain_notations_are_told() -> None:
+    """The page on settings names all notations of the gains, and that one is taken whole."""
+    text = TEXT[TOP / "docs" / "settings.md"]
+    assert all(f"`{name}`" in text for notation in GAIN_NOTATIONS for name in notation)
+    assert all(f"`{name}`" in text for name in knobs())
