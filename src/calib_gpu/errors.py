@@ -4,7 +4,7 @@
 
     CalibError
     ├── ConfigError          64  a setting or option breaks its rule (inside a scan: that scan fails)
-    ├── StoreUnusable        65  the L0 store cannot be opened or holds nothing to calibrate
+    ├── StoreUnusable        65  the store cannot be opened
     ├── OutputError          73  the output cannot be written
     ├── Stopped              75  stopped by a signal; run again
     └── ScanFailure              one scan cannot be calibrated; the others go on (exit 1 or 2)
@@ -92,7 +92,7 @@ class ConfigError(CalibError, ValueError):
 
 
 class StoreUnusable(CalibError, OSError):
-    """The L0 store cannot be opened, or holds no scan."""
+    """A store cannot be opened, or is not what it should be."""
 
     exit_code = Exit.UNUSABLE_INPUT
 

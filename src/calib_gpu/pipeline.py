@@ -27,7 +27,7 @@ from calib_gpu.stages import STAGES, TIMING_NAMES
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher
-from calib_gpu.stream import Workers
+from calib_gpu.stream import Workers, usable_cores
 
 log = logging.getLogger("calib_gpu")
 
@@ -91,8 +91,10 @@ def is_science(store: L0Store, scan: ScanId) -> bool:
         classes = store.subscan_classes(scan, "source")
     except ScanFailure:
         return True
+    if classes is None:
+        return True  # the reader says what is missing
     if not classes:
-        return store.has_counts(scan)
+        return False
     known = {SUBSCAN_CLASSES[c] for c in classes if c in SUBSCAN_CLASSES}
     return "ON" in known or not known or any(c.startswith(CHOPPED_PREFIXES) for c in classes)
 
@@ -166,7 +168,7 @@ def calibrate(
     ids = select_scans(store, scans)
     report = RunReport(str(source), str(target), backend.describe())
     publisher = Publisher(target, source.name, settings.numeric(), overwrite=settings.overwrite)
-    workers = Workers(settings.workers or os.cpu_count() or 1)
+    workers = Workers(settings.workers or usable_cores())
     if stop is not None:
         workers.stop = stop
     try:
@@ -230,14 +232,17 @@ class _Run:
             if done is None:
                 todo.append(scan)
                 continue
+            line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
             try:
-                reason = self.runner.is_current(scan, done)
-            except ScanFailure as error:
+                reason = self.runner.difference(scan, done)
+                if not reason and (better := self.runner.better_loads(scan, done)):
+                    line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
+            except CalibError as error:
                 reason = f"its input can no longer be read: {error}"
             if reason:
                 differing.append(f"{scan} ({reason})")
             else:
-                self._finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
+                self._finish(line)
         if differing:
             raise ConfigError(
                 f"{len(differing)} scan(s) are done differently: {'; '.join(differing[:5])}", array=str(self.publisher.path),

@@ -250,6 +250,7 @@ class Atmosphere:
     rms_k: float | None = None
     chi2_reduced: float | None = None
     sky: SkyTemperatures | None = None
+    used: Mapping[str, Any] = field(default_factory=dict)
     pixel_pwv: Floats | None = None
     off_pwv: tuple[float | None, ...] = ()
     table: str = "none"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
@@ -58,32 +59,38 @@ class ScanRunner:
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._paper_finder = LoadFinder(index, settings, lambda scan: True)
 
-    def inputs(self, scan: Scan) -> dict[str, Any]:
-        """Digests of what a scan is made of, from metadata alone: its source, and the load sets that it would use first."""
-        choice = self._paper_finder.find(scan.id, scan.source)
-        return self._inputs_of(scan.id, _all_sets(choice), ())
-
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
-        digests = {f"{scan}/source": self.store.input_digest(scan, "source")}
+        """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
+        names = [f"{scan}/source", *(f"{s}/calibration" for s in dict.fromkeys(used))]
+        digests = {name: self._digest(name) for name in names}
         if self._table_digest:
             digests["atmosphere"] = self._table_digest
-        digests |= {
-            f"{s}/calibration": self.store.input_digest(s, "calibration") for s in dict.fromkeys((*expected, *used))
-        }
         return {"expected_loads": [str(s) for s in expected], "sha256": digests}
 
-    def is_current(self, scan: ScanId, done: dict[str, Any]) -> str:
+    def difference(self, scan: ScanId, done: dict[str, Any]) -> str:
         """Empty if a published scan was made from the same input with the same settings, else what differs."""
+        if done.get("engine_version") != __version__:
+            return f"engine version {done.get('engine_version')}"
         if done.get("settings_digest") != self.settings.digest():
             return "other settings"
-        metadata, _ = open_scan(self.store, scan, self.settings)
-        recorded = done.get("inputs", {})
-        now = self.inputs(metadata)
-        if recorded.get("expected_loads") != now["expected_loads"]:
-            return "other load measurements"
-        known = recorded.get("sha256", {})
-        changed = [name for name, digest in now["sha256"].items() if known.get(name) != digest]
+        known = done.get("inputs", {}).get("sha256", {})
+        missing = [name for name in known if name != "atmosphere" and not (self.store.path / name).is_dir()]
+        now = {name: self._digest(name) for name in known if name not in missing}
+        changed = missing + [name for name, digest in now.items() if known[name] != digest]
         return f"other input ({', '.join(changed)})" if changed else ""
+
+    def better_loads(self, scan: ScanId, done: dict[str, Any]) -> str:
+        """Which load sets a published scan would use now, if they came into the store after it was calibrated."""
+        metadata, _ = open_scan(self.store, scan, self.settings)
+        expected = [str(s) for s in _all_sets(self._paper_finder.find(scan, metadata.source))]
+        return " + ".join(expected) if expected != done.get("inputs", {}).get("expected_loads") else ""
+
+    def _digest(self, name: str) -> str:
+        """Digest of an input by its name in the attributes: the table, or a group of the store."""
+        if name == "atmosphere":
+            return self._table_digest
+        path, _, group = name.rpartition("/")
+        return self.store.input_digest(path, group)
 
     def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
         """Stage load; may run while another scan is calibrated."""

@@ -100,10 +100,10 @@ class Settings:
     eta_f: float = _knob(1.0, "forward efficiency", low=1e-3, high=1.0)
     eta_h: float = _knob(1.0, "coupling to the hot load", low=0.0, high=1.0)
     eta_c: float = _knob(1.0, "coupling to the cold load", low=0.0, high=1.0)
-    gain_sig: float | None = _knob(None, "signal-band gain weight (with gain_img; 0.5 without any gain)", low=0.0)
+    gain_sig: float | None = _knob(None, "signal-band gain weight (with gain_img; 0.5 without any gain)", low=1e-9)
     gain_img: float | None = _knob(None, "image-band gain weight", low=0.0)
     g_sig: float | None = _knob(
-        None, "normalised signal gain (instead of the weights); 1 for single sideband", low=0.0, high=1.0
+        None, "normalised signal gain (instead of the weights); 1 for single sideband", low=1e-9, high=1.0
     )
     image_ratio: float | None = _knob(None, "image-to-signal gain ratio (instead of the weights)", low=0.0)
     zero_level: float = _knob(0.0, "counts without input, where there is no ZERO subscan", "counts")
@@ -130,7 +130,7 @@ class Settings:
     memory: int = _knob(
         144 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
     )
-    overwrite: bool = _knob(False, "replace scans that are done with other settings", numeric=False)
+    overwrite: bool = _knob(False, "calibrate again and replace what is done, with whatever settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)
     origin: Mapping[str, str] = field(default_factory=dict)
 

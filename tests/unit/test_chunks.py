@@ -66,7 +66,8 @@ def v3(
     keys: Json | None = None,
 ) -> Json:  # fmt: skip
     return {
-        "zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": dtype, "fill_value": "" if dtype == "string" else 0,
+        "zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": dtype,
+        "fill_value": "" if dtype == "string" else 0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
         "chunk_key_encoding": keys or {"name": "default", "configuration": {"separator": "/"}},
         "codecs": chain, "attributes": {},
@@ -196,7 +197,7 @@ LAYOUTS = [
 
 def turned_outputs(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[np.ndarray]:
     """Outputs of a shape: contiguous, as ``stream.read_tile`` uses them ([R, A, C, D] in memory), and with gaps."""
-    gaps = np.full(tuple(2 * n + 1 for n in shape), 77, dtype)[tuple(slice(1, None, 2) for _ in shape)]
+    gaps = np.full(tuple(2 * n + 1 for n in shape), 77, dtype)[(..., *(slice(1, None, 2) for _ in shape))]
     outputs = [np.full(shape, 77, dtype), gaps]
     if len(shape) == 5:
         c, d, r, a, s = shape
@@ -316,7 +317,6 @@ STRINGS: dict[str, tuple[Json, bool]] = {
     "plain": (v3([VLEN], "string", (2, 3), (2, 3)), True),
     "crc32c": (v3([VLEN, ZSTD_CHECKED, CRC], "string", (1, 2), (2, 3)), True),
     "plain, crc32c": (v3([VLEN, CRC], "string", (2, 3), (2, 3)), True),
-    "turned": (v3([codec("transpose", order=[1, 0]), VLEN, ZSTD], "string", (2, 2), (2, 3)), True),
     "shard": (v3(sharded((1, 3), VLEN, ZSTD), "string", (2, 3), (2, 3)), True),
     "v2 vlen-utf8": (v2({"id": "zstd", "level": 1}, "|O", (2, 2), (2, 3), fill_value="", filters=[{"id": "vlen-utf8"}]), False),
     "v2 unicode": (v2({"id": "zlib", "level": 1}, "<U300", (2, 2), (2, 3), fill_value=""), False),
@@ -343,6 +343,14 @@ def test_strings_of_bytes(tmp_path: Path) -> None:
     path = create(tmp_path / "sobsmode", v2(None, "|S6", (2,), (3,), fill_value=""))
     with_zarr(path, np.array([b"ON", b"OFF", b"OTF-ON"]))
     assert opened(path).values().tolist() == [b"ON", b"OFF", b"OTF-ON"]
+
+
+def test_turned_strings(tmp_path: Path) -> None:
+    """Written by hand: zarr-python 3.1 stores them in another order than it reads them."""
+    path = create(tmp_path / "name", v3([codec("transpose", order=[1, 0]), VLEN, ZSTD], "string", (2, 3), (2, 3)))
+    (path / "c/0").mkdir(parents=True)
+    (path / "c/0/0").write_bytes(codecs.encode_zstd(metadata.encode_strings(WORDS.T), 1))
+    assert opened(path).values().tolist() == WORDS.tolist()
 
 
 def test_one_string(tmp_path: Path) -> None:
@@ -427,9 +435,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a folder": folder,
     "a FIFO": fifo,
 }
-# A shard without a checksum that grows or shrinks is only seen where its index moves, at the end; and junk behind the
-# last byte changes nothing that is read where the index comes first. zarr-python, used for "v2 bz2", stops at the end
-# of the stream.
+# Nothing that is read lies behind the last chunk of a shard whose index comes first; and the bz2 decoder that zarr-python
+# uses stops at the end of its stream.
 UNSEEN = {("shard, index first", "junk behind"), ("v2 bz2", "junk behind")}
 
 
@@ -468,20 +475,18 @@ def test_damage_is_named(tmp_path: Path, templates: dict[str, dict[str, bytes]],
     assert victim.relative_to(path).as_posix() in str(caught.value)
 
 
-def flips(path: Path, file: Path, count: int, seed: int = 5) -> tuple[int, int]:
+def flips(path: Path, file: Path, count: int) -> tuple[int, int]:
     """How many of some single-bit flips in a file are errors, and how many give wrong numbers."""
-    good, values = file.read_bytes(), numbers(SHAPE, "int32")
-    rng = np.random.default_rng(seed)
+    good, values, name = file.read_bytes(), numbers(SHAPE, "int32"), file.relative_to(path).as_posix()
     errors = wrong = 0
-    for where in rng.choice(len(good) * 8, count, replace=False):
+    for where in np.random.default_rng(5).choice(len(good) * 8, count, replace=False):
         raw = bytearray(good)
         raw[where // 8] ^= 1 << (where % 8)
         file.write_bytes(raw)
         try:
             wrong += not np.array_equal(opened(path).values(), values)
         except Unreadable as error:
-            assert file.relative_to(path).as_posix() in str(error)
-            errors += 1
+            errors += name in str(error)
     return errors, wrong
 
 
@@ -546,7 +551,7 @@ def test_missing_chunks_are_seen_through_zarr_python_too(tmp_path: Path) -> None
     chain = sharded((5,), *sharded((1,), BYTES))
     path = create(tmp_path / "data_5d", v3(chain, chunk=(10,), shape=(10,)))
     with_zarr(path, np.arange(1, 11, dtype=np.int32))
-    with pytest.raises(Unreadable, match="source/data_5d.*missing chunks cannot be seen"):
+    with pytest.raises(Unreadable, match=r"source/data_5d.*missing chunks cannot be seen"):
         opened(path).values()
     assert opened(path, absent_is_fill=True).values().tolist() == list(range(1, 11))
 
@@ -610,7 +615,7 @@ def test_frames_without_a_declared_size_are_read(tmp_path: Path) -> None:
     assert not opened(path).values().any()
     for blocks in (3, 5):
         (path / "c/0").write_bytes(rle_frame(blocks, None))
-        with pytest.raises(Unreadable, match="source/data_5d.*c/0"):
+        with pytest.raises(Unreadable, match=r"source/data_5d.*c/0"):
             opened(path).values()
 
 
@@ -621,8 +626,10 @@ def bombs() -> dict[str, tuple[Json, bytes]]:
     piece = huge.compress(bytes(1 << 24))
     deflated = piece + b"".join(huge.compress(bytes(1 << 24)) for _ in range(15)) + huge.flush()  # 256 MiB
     blosc_head = b"\x02\x01\x21\x04" + n.to_bytes(4, "little") + (1 << 18).to_bytes(4, "little")
+    blosc_chunk = blosc_head + (20).to_bytes(4, "little") + b"abcd"
     inner = rle_frame(8192, n)
     index = np.array([[0, len(inner)]], "<u8").tobytes()
+    shard = inner + index + codecs.crc32c(index).to_bytes(4, "little")
     return {
         "zstd": (v3([BYTES, ZSTD], chunk=(8,), shape=(8,)), rle_frame(8192, n)),
         "zstd, size not declared": (v3([BYTES, ZSTD], chunk=(8,), shape=(8,)), rle_frame(8192, None)),
@@ -632,20 +639,20 @@ def bombs() -> dict[str, tuple[Json, bytes]]:
         "zstd strings, size lies": (v3([VLEN, ZSTD], "string", (8,), (8,)), rle_frame(8192, 32)),
         "gzip": (v3([BYTES, GZIP], chunk=(8,), shape=(8,)), deflated),
         "v2 gzip": (v2({"id": "gzip", "level": 1}, chunk=(8,), shape=(8,)), deflated),
-        "blosc": (v3([BYTES, blosc("lz4", "shuffle")], chunk=(8,), shape=(8,)), blosc_head + (20).to_bytes(4, "little") + b"abcd"),
-        "inner chunk": (v3(sharded((8,), BYTES, ZSTD), chunk=(8,), shape=(8,)), inner + index + codecs.crc32c(index).to_bytes(4, "little")),
+        "blosc": (v3([BYTES, blosc("lz4", "shuffle")], chunk=(8,), shape=(8,)), blosc_chunk),
+        "inner chunk": (v3(sharded((8,), BYTES, ZSTD), chunk=(8,), shape=(8,)), shard),
         "chunk shape": (v3([BYTES, ZSTD], chunk=(1 << 45,), shape=(8,)), rle_frame(8192, n)),
         "index": (v3(sharded((1,), BYTES, ZSTD), chunk=(1 << 40,), shape=(8,)), b"abcd" * 100),
     }  # fmt: skip
 
 
 READ_ALL = """
-import resource, sys
+import sys
 from pathlib import Path
 from calib_gpu.errors import Unreadable
 from calib_gpu.store.chunks import ChunkedArray
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def peak():  # MiB, of this process alone
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     before = peak()
     try:
@@ -706,13 +713,13 @@ def test_bytes_behind_a_gzip_stream_are_seen(tmp_path: Path) -> None:
     (path / "c/0").write_bytes(gzip.compress(np.arange(4, dtype="<i4").tobytes()))
     assert opened(path).values().tolist() == [0, 1, 2, 3]
     (path / "c/0").write_bytes(gzip.compress(np.arange(4, dtype="<i4").tobytes()) + gzip.compress(b""))
-    with pytest.raises(Unreadable, match="source/data_5d.*c/0"):
+    with pytest.raises(Unreadable, match=r"source/data_5d.*c/0"):
         opened(path).values()
 
 
 def test_an_array_too_large_to_be_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = create(tmp_path / "mjd", v3([BYTES], "float64", (8,), (1 << 45,)))
-    with pytest.raises(Unreadable, match="source/data_5d.*too large"):
+    with pytest.raises(Unreadable, match=r"source/data_5d.*too large"):
         opened(path, absent_is_fill=True).values()
     monkeypatch.setattr(chunks, "MAX_VALUES_BYTES", 8 * 100)
     create(tmp_path / "fits", v3([BYTES], "float64", (100,), (100,)))
@@ -778,7 +785,6 @@ BAD_V2: dict[str, bytes] = {
     "chunk of another rank": changed_v2(chunks=[5]),
     "separator out of the store": changed_v2(dimension_separator="/../"),
     "compressor without a name": changed_v2(compressor={"level": 1}),
-    "no dtype": changed_v2(dtype="no such"),
     "fill value too large": changed_v2(fill_value=2**40),
     "fill value not base64": changed_v2(dtype="|S4", fill_value="a"),
 }
@@ -821,8 +827,8 @@ def test_no_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", [
     v3([BYTES, codec("no-such-codec")]), v3([codec("transpose", order=[0, 0, 1, 2, 3]), BYTES]),
     v3([BYTES]) | {"data_type": {"name": "no-such-type", "configuration": {}}},
-    v2({"id": "no-such-codec"}), v2(None, "|O", filters=[{"id": "pickle"}], fill_value=None),
-], ids=["codec", "transpose", "type", "v2 codec", "pickle"])  # fmt: skip
+    v2({"id": "no-such-codec"}), v2(None, "no such"), v2(None, "|O", filters=[{"id": "pickle"}], fill_value=None),
+], ids=["codec", "transpose", "type", "v2 codec", "v2 type", "pickle"])  # fmt: skip
 def test_what_nobody_can_read(tmp_path: Path, document: Json) -> None:
     path = create(tmp_path / "data_5d", document)
     with pytest.raises(Unreadable, match="source/data_5d: zarr-python cannot open it"):

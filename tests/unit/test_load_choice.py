@@ -168,3 +168,20 @@ def test_a_hole_in_the_loads_sets_a_flag_and_padding_does_not(tmp_path: Path) ->
     run(tmp_path, [hole, padded])
     assert l1(tmp_path, 1).attrs["scan_flags"] & 256
     assert not l1(tmp_path, 2).attrs["scan_flags"] & 256
+
+
+def test_loads_that_arrive_later_are_told_and_the_new_scans_are_done(tmp_path: Path) -> None:
+    """A night that grows: the scan that is done stays, with a warning; a rerun never stops for it."""
+    first = [scan_at(1, 0), scan_at(2, 20, own=False)]
+    store = L0Writer(tmp_path / "l0.zarr", {})
+    for scan in first:
+        scan.write(store, with_source=scan.number != 1)
+    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
+    assert served_by(tmp_path, 2) == [1]
+    scan_at(3, 22).write(store)
+    report = calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
+    assert [(s.scan, s.status) for s in report.scans] == [("scan_000002", "skipped"), ("scan_000003", "ok")]
+    assert "scan_000003" in report.scans[0].warnings[0]
+    assert served_by(tmp_path, 2) == [1]
+    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr", Settings(overwrite=True))
+    assert served_by(tmp_path, 2) == [3]

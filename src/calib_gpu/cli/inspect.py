@@ -25,6 +25,7 @@ def inspect(
     settings = build_settings({}, assignments, None, profile)
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from calib_gpu.inspection import inspect_store
 
@@ -35,7 +36,7 @@ def inspect(
         for column in table.columns:
             shown.add_column(column, overflow="fold")
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(Text, row))  # Text: values are not markup
         console.print(shown)
         for note in table.notes:
             console.print(f"  {note}", markup=False)

@@ -40,7 +40,7 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="float64 | float32")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace scans that are done with other settings.")
+        bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:

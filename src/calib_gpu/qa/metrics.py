@@ -146,7 +146,8 @@ def spectrum_metrics(
     n_good = np.count_nonzero(~factors.bad, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         out["rms_ratio"] = _over_channels(np.nanmedian, sample.rms / expected)
-        drift = _over_channels(np.nanstd, sample.band) / (_over_channels(np.nanmedian, expected) / np.sqrt(n_good))
+        spread = 1.4826 * _over_channels(np.nanmedian, np.abs(sample.band - _over_channels(np.nanmedian, sample.band)))
+        drift = spread / (_over_channels(np.nanmedian, expected) / np.sqrt(n_good))
     out["rms_drift"] = drift if sample.on.size > 1 else None
     out["tsys_median"] = _over_channels(np.nanmedian, sample.t_sys)
     spacing = abs(factors.scan.source.tuning.spacing)
@@ -169,10 +170,10 @@ def spectrum_metrics(
 def ripple(spectrum: Floats, spacing: float) -> tuple[float, float, float]:
     """Largest periodic baseline: amplitude [K], period [Hz], and amplitude over 3 sigma of white noise.
 
-    From the Hann-windowed FFT of the mean spectrum (NaN filled linearly), periods from 20 MHz to half the band.
+    From the Hann-windowed FFT of the mean spectrum (lines and NaN filled linearly), periods from 20 MHz to half the band.
     """
     n = spectrum.size
-    good = np.isfinite(spectrum)
+    good = line_free(spectrum)
     filled = np.interp(np.arange(n), np.flatnonzero(good), spectrum[good])
     window = np.hanning(n)
     amplitude = 2.0 * np.abs(np.fft.rfft((filled - filled.mean()) * window)) / window.sum()
@@ -184,6 +185,13 @@ def ripple(spectrum: Floats, spacing: float) -> tuple[float, float, float]:
     k = int(np.flatnonzero(inside)[np.argmax(amplitude[inside])])
     white = np.diff(filled).std() / np.sqrt(2.0) * np.sqrt(2.0 * (window**2).sum()) / window.sum()
     return float(amplitude[k]), float(period[k]), float(amplitude[k] / (3.0 * white)) if white > 0 else float("nan")
+
+
+def line_free(spectrum: Floats) -> NDArray[np.bool_]:
+    """Channels within 5 robust sigma of the median ``[C]``: not in a line. A ripple widens sigma and stays in."""
+    distance = np.abs(spectrum - np.nanmedian(spectrum))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(distance <= 5.0 * 1.4826 * np.nanmedian(distance))
 
 
 def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmosphere: Atmosphere) -> Floats | None:

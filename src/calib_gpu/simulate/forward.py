@@ -20,6 +20,7 @@ from calib_gpu.simulate.plan import START_MJD, GroupPlan, ScanPlan, beam_offsets
 from calib_gpu.simulate.truth import ScanTruth, Truth, truth_path, write_truth
 from calib_gpu.store import disk
 from calib_gpu.store.l0_write import CountsWriter, L0Writer
+from calib_gpu.stream import usable_cores
 
 AZIMUTH_DEG: Final = 140.0
 TUNING: Final = "sim-492"
@@ -57,7 +58,7 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)]
     try:
         jobs = _layout(parts[0], model, scans)
-        _run(jobs, workers or os.cpu_count() or 1)
+        _run(jobs, workers or usable_cores())
         write_truth(parts[1], truth)
         for part, final in zip(parts, (path, beside), strict=True):
             disk.sync_dirs_below(part)

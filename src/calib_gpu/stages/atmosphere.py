@@ -107,6 +107,8 @@ def fit_atmosphere(
     warnings = []
     if table.synthetic and scan.source.attrs.get("simulated") is not True:
         warnings.append(f"opacity table {table.name} is synthetic: good for simulations, not for science")
+    elevation = {s.index: s.elevation for s in scan.source.subscans}
+    x = airmass([elevation[i] for i in offs.index], settings.airmass, settings.shell_height_km)
     if settings.pwv != "fit":
         return _at(
             opacity,
@@ -116,10 +118,8 @@ def fit_atmosphere(
             flags,
             warnings,
         )
-    temperatures, defaulted = _sky_temperatures(scan, opacity, settings)
+    temperatures, used, defaulted = _sky_temperatures(scan, opacity, settings)
     flags |= int(ScanFlag.T_ATM_DEFAULTED) if defaulted else 0
-    elevation = {s.index: s.elevation for s in scan.source.subscans}
-    x = airmass([elevation[i] for i in offs.index], settings.airmass, settings.shell_height_km)
     fit = _Fit(opacity, x, PwvLimits(settings.pwv_min, settings.pwv_max, settings.min_points), backend)
     sums, pixel_fits = _sums(offs, resolved, rx, temperatures, fit, each_pixel=settings.pwv_scope == "per_pixel")
     joint, each_off = fit.joint_and_per_off(sums)
@@ -137,7 +137,7 @@ def fit_atmosphere(
     chi2 = joint.chi2 / (joint.n - 1) if joint.n > 1 else None
     more = {
         "pwv_error": _number(joint.error), "status": joint.status, "source": source, "rms_k": _number(joint.rms),
-        "chi2_reduced": chi2, "sky": temperatures, "off_pwv": tuple(_number(f.pwv) for f in each_off),
+        "chi2_reduced": chi2, "sky": temperatures, "used": used, "off_pwv": tuple(_number(f.pwv) for f in each_off),
         "pixel_pwv": np.vectorize(lambda f: f.pwv, otypes=[float])(pixel_fits) if pixel_fits.size else None,
     }  # fmt: skip
     return _at(opacity, pwv, more, table, int(flags), warnings)
@@ -180,27 +180,25 @@ def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
     return settings.pwv_default, "default"
 
 
-def _sky_temperatures(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[SkyTemperatures, bool]:
-    """J of atmosphere, spillover and background; and whether T_atm was taken as ambient for want of anything better."""
-    t_atm, defaulted = _t_atm(scan, opacity, settings)
+def _sky_temperatures(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[SkyTemperatures, dict[str, Any], bool]:
+    """J of atmosphere, spillover and background; what was used, from where; whether T_atm is ambient by default."""
+    t_atm, atm_used, defaulted = _t_atm(scan, opacity, settings)
     stored = None if settings.outranks_store("t_spill") else site_value(scan, "t_spill")
-    if stored is not None:
-        t_spill = stored
-    elif isinstance(settings.t_spill, str):
-        t_spill = _needed(scan, "tamb", "for the spillover temperature")
-    else:
-        t_spill = settings.t_spill
-    return SkyTemperatures.of(scan.signal, scan.image, t_atm, t_spill, settings.t_bg), defaulted
+    spill_used = {"value": stored, "from": "store"}
+    if stored is None:
+        ambient = isinstance(settings.t_spill, str)
+        stored = _needed(scan, "tamb", "for the spillover temperature") if ambient else float(settings.t_spill)
+        spill_used = {"value": stored, "from": settings.layer("t_spill")}
+    used = {"t_atm": atm_used, "t_spill": spill_used}
+    return SkyTemperatures.of(scan.signal, scan.image, t_atm, stored, settings.t_bg), used, defaulted
 
 
-def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any, Any], bool]:
+def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any, Any], dict[str, Any], bool]:
+    """Physical temperature of the atmosphere per band, K; value and origin for L1; whether it is ambient by default."""
     stored = None if settings.outranks_store("t_atm") else site_value(scan, "t_atm")
     if stored is not None:
-        return (stored, stored), False
-    if not isinstance(settings.t_atm, str):
-        if not settings.t_atm > 0.0:
-            raise ConfigError("not a temperature", array="t_atm", value=settings.t_atm, rule="> 0 K")
-        return (settings.t_atm, settings.t_atm), False
+        return (stored, stored), {"value": stored, "from": "store"}, False
+    origin = settings.layer("t_atm")
     if settings.t_atm == "table":
         if opacity.t_eff_signal is None:
             raise ConfigError(
@@ -210,11 +208,15 @@ def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any,
                 fix="use t_atm=factor, or a table with t_eff",
             )
         image: NDArray[np.float64] | float = 1.0 if opacity.t_eff_image is None else opacity.t_eff_image
-        return (opacity.t_eff_signal, image), False
-    ambient = _needed(scan, "tamb", f"for t_atm={settings.t_atm}")
-    if settings.t_atm == "factor":
-        return (settings.t_atm_factor * ambient,) * 2, False
-    return (ambient, ambient), True
+        return (opacity.t_eff_signal, image), {"value": "table", "from": origin}, False
+    if isinstance(settings.t_atm, str):
+        value = _needed(scan, "tamb", f"for t_atm={settings.t_atm}")
+        value *= settings.t_atm_factor if settings.t_atm == "factor" else 1.0
+    else:
+        value = float(settings.t_atm)
+        if not value > 0.0:
+            raise ConfigError("not a temperature", array="t_atm", value=value, rule="> 0 K")
+    return (value, value), {"value": value, "from": origin}, settings.t_atm == "ambient"
 
 
 def _sums(

@@ -103,6 +103,11 @@ def scan_attributes(
     }
     if rx.origin["gains"] == "store":
         used["gains"] = {"value": "gain_sig, gain_img", "from": "store"}
+    used |= atmosphere.used
+    if scan.source.rule.saturation is not None:
+        from_store = "adc_saturation" in attrs and not settings.outranks_store("adc_saturation")
+        layer = "store" if from_store else settings.layer("adc_saturation")
+        used["adc_saturation"] = {"value": scan.source.rule.saturation, "from": layer}
     return {
         "complete": True,
         "scan_number": scan.id.number,
@@ -124,6 +129,9 @@ def scan_attributes(
         "qa": dict(qa),
         "receiver": used,
         "settings": json.dumps(settings.numeric(), sort_keys=True),
+        "settings_from": {
+            name: settings.layer(name) for name in settings.numeric() if settings.layer(name) != "default"
+        },
         "settings_digest": settings.digest(),
         "engine_version": __version__,
         "inputs": dict(inputs),

@@ -23,6 +23,8 @@ SCAN_NAME: Final = re.compile(r"scan_(\d{6,9})")
 BAND_NAME: Final = re.compile(r"band_[A-Za-z0-9._-]{1,60}")
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
 INT32_FILL: Final = -(2**31)
+PER_SUBSCAN: Final = ("sobsmode", "mjd")
+"""Arrays whose values differ from subscan to subscan; of the other ``[S]`` arrays a scalar stands for all."""
 
 _DIMENSION_NAMES: Final = {
     "C": ("c", "channel", "channels"),
@@ -64,7 +66,7 @@ class L0Store:
         ids: list[ScanId] = []
         for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
             match = SCAN_NAME.fullmatch(entry.name)
-            if not match or not entry.is_dir():
+            if not match or entry.name != f"scan_{int(match[1]):06d}" or not entry.is_dir():
                 continue
             bands = sorted(
                 b.name
@@ -78,10 +80,6 @@ class L0Store:
         """True if the scan has a ``source`` or ``calibration`` group."""
         return _is_group(self.path / scan.path / group)
 
-    def has_counts(self, scan: ScanId) -> bool:
-        """True if ``source`` has an array of counts, whatever else is missing."""
-        return (self.path / scan.path / "source" / "data_5d").is_dir()
-
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
         """Attributes of the store, those of the scan over them, those of the band over these."""
         attrs = {**self.attrs, **group_attrs(self.path / f"scan_{scan.number:06d}")}
@@ -92,20 +90,23 @@ class L0Store:
         table = schema.L0_SOURCE if name == "source" else schema.L0_CALIBRATION
         return _GroupReader(self.path / scan.path / name, name, table, self.scan_attrs(scan)).read()
 
-    def subscan_classes(self, scan: ScanId, group: str) -> list[str]:
-        """The sobsmode strings of ``source`` or ``calibration``, cleaned: cheap, for telling science scans."""
+    def subscan_classes(self, scan: ScanId, group: str) -> list[str] | None:
+        """The sobsmode strings of ``source`` or ``calibration``, cleaned; None if the array is missing.
+
+        Cheap: for telling science scans.
+        """
         array = self.path / scan.path / group / "sobsmode"
         if node_kind(array) != "array":
-            return []
+            return None
         return _clean(ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=True).values())
 
-    def input_digest(self, scan: ScanId, group: str) -> str:
+    def input_digest(self, scan: str, group: str) -> str:
         """sha256 over a group's metadata, its small arrays, and name and size of every file of its counts.
 
         It sees any change of metadata, times or layout; the bytes of the counts are not read for it.
         """
         digest = hashlib.sha256()
-        base = self.path / scan.path
+        base = self.path / scan
         for path in _files(base / group):
             small = "data_5d" not in path.parts or path.name in ("zarr.json", ".zarray", ".zattrs")
             digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
@@ -220,7 +221,8 @@ class _GroupReader:
             return None
         values = ChunkedArray(self.path / row.name, label, absent_is_fill=True).values()
         wanted = [tuple(sizes[axis] for axis in order) for order in row.axes]
-        if values.shape not in wanted and not (values.shape == () and ("S",) in row.axes):
+        scalar = values.shape == () and ("S",) in row.axes and row.name not in PER_SUBSCAN
+        if values.shape not in wanted and not scalar:
             rule = " or ".join(
                 f"[{','.join(order)}] = {list(shape)}" for order, shape in zip(row.axes, wanted, strict=True)
             )

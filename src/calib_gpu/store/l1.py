@@ -83,9 +83,13 @@ class ScanWriter:
         key = "/".join([name, "c", *("0" for _ in axes)])
         if inner is not None:
             shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.level)
-            for r, a in np.ndindex(values.shape[1:]):
-                shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
-            self.record(key, shard.close())
+            try:
+                for r, a in np.ndindex(values.shape[1:]):
+                    shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
+                self.record(key, shard.close())
+            except BaseException:
+                shard.abandon()
+                raise
             return
         raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values, dtype=row.dtype)
         self.record(key, disk.write_file(self.folder / key, codecs.encode_zstd(raw, self.level)))
