@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from calib_gpu.pipeline import is_science
 from calib_gpu.qa.load_summary import summarise
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_run import LOAD_TILE_BYTES
-from calib_gpu.settings import Settings
+from calib_gpu.settings import Settings, shipped_profiles
 from calib_gpu.stages.load import Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans
 from calib_gpu.stages.resolve import bad_channel_rule, calibrate_loads, receiver, set_powers
@@ -93,8 +93,18 @@ def _l0_overview(store: L0Store, ids: list[ScanId], settings: Settings) -> Table
     attrs = store.attrs
     notes = [f"{name}: {attrs[name]}" for name in ("telescope", "instrument") if name in attrs]
     notes.append("loads as the metadata tell; shape is C x D x R x A x S")
+    notes.append(_suggested_profile(attrs))
     columns = ("scan", "kind", "mode", "source", "shape", "subscans", "GHz", "loads from", "age s")
     return Table(f"L0 {store.path}", columns, rows, tuple(notes))
+
+
+def _suggested_profile(attrs: Mapping[str, Any]) -> str:
+    """The telescope profile whose name fits the store; it is never taken by itself."""
+    words = {str(attrs.get(name, "")).lower() for name in ("telescope", "instrument")} - {""}
+    fitting = [name for name in shipped_profiles() if any(word in name for word in words)]
+    if fitting:
+        return f"telescope profile that fits: --profile {' or '.join(fitting)}"
+    return "no shipped telescope profile fits: --profile generic, or a TOML file of your own"
 
 
 def _l0_row(store: L0Store, scan: ScanId, settings: Settings, finder: LoadFinder) -> tuple[str, ...]:
@@ -187,7 +197,7 @@ def _load_table(store: L0Store, scan: ScanId, settings: Settings, reader: Reader
     )
     if loads is None:
         return Table(f"{scan}: loads", columns, [], ("HOT or COLD holds no valid dump",))
-    rx = receiver(group, settings)
+    rx = receiver(store.group(scan, "source") if store.has(scan, "source") else group, settings)
     t = group.tuning
     signal, image = frequency_axes(t.signal_0, t.image_0, t.spacing, t.ref_channel, group.shape[0])
     powers = set_powers(loads, signal, image, rx)

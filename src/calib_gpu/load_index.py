@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from calib_gpu.errors import NoLoads, ScanFailure
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
-from calib_gpu.stages.load import with_saturation
+from calib_gpu.stages.load import near_each_other, separation_us, with_saturation
 from calib_gpu.store.l0 import L0Store
-
-MAX_HOT_COLD_SEPARATION_US: Final = 120_000_000
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ class LoadIndex:
                 index.broken[scan] = error
                 continue
             hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
-            gap = min((abs(h.time_us - c.time_us) for h in hot for c in cold), default=None)
+            gap = separation_us(hot, cold)
             if gap is None:
                 index.incomplete[scan] = "has no HOT or no COLD"
-            elif gap > MAX_HOT_COLD_SEPARATION_US:
+            elif not near_each_other(hot, cold):
                 index.incomplete[scan] = f"HOT and COLD are {gap / 1e6:.0f} s apart (at most 120 s)"
             else:
                 index.candidates.append(Candidate(scan, group, group.absolute_us(hot + cold)))
@@ -78,13 +75,15 @@ class LoadChoice:
 class LoadFinder:
     """Finds the load set (or two) of a scan.
 
-    ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them. With one that
-    always says yes, the choice follows from metadata alone.
+    ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them, and may find
+    damage. With one that always says yes, the choice follows from metadata alone. Damage in a scan's own set fails the
+    scan; a damaged set of another scan is passed over, with a warning.
     """
 
     index: LoadIndex
     settings: Settings
     complete: Callable[[ScanId], bool]
+    damage: dict[ScanId, ScanFailure] = field(default_factory=dict)
 
     def find(self, scan: ScanId, source: CountGroup) -> LoadChoice:
         """The sets that serve a scan, by the rules of formats 7.3 and setting ``loads``.
@@ -96,6 +95,12 @@ class LoadFinder:
         """
         if scan in self.index.broken:
             raise self.index.broken[scan]
+        self.damage.clear()
+        choice = self._find(scan, source)
+        told = tuple(f"damaged loads are passed over: {error}" for error in self.damage.values())
+        return replace(choice, warnings=(*choice.warnings, *told)) if told else choice
+
+    def _find(self, scan: ScanId, source: CountGroup) -> LoadChoice:
         time = source.absolute_us(source.of_kind("ON"))
         if self.settings.loads == "linear":
             return self._bracketing(source, time) or self._single(self._nearest(scan, source, time))
@@ -108,7 +113,7 @@ class LoadFinder:
         return replace(choice, scan_flags=flags, warnings=(*choice.warnings, note))
 
     def _nearest(self, scan: ScanId, source: CountGroup, time: float) -> LoadChoice:
-        own = self._usable(scan, source, same_tuning=False)
+        own = self._usable(scan, source, own=True)
         if own is not None:
             return self._choice(own, source, time)
         warnings: tuple[str, ...] = ()
@@ -118,7 +123,7 @@ class LoadFinder:
             else None
         )
         if pointed is not None:
-            found = self._usable(ScanId(pointed, scan.band), source, same_tuning=True)
+            found = self._usable(ScanId(pointed, scan.band), source, own=False)
             if found is not None:
                 return self._choice(found, source, time)
             warnings = (
@@ -128,7 +133,7 @@ class LoadFinder:
         for candidate in sorted(self._compatible(source), key=lambda c: (abs(c.time_us - time), c.time_us)):
             if abs(candidate.time_us - time) > limit:
                 break
-            if self.complete(candidate.scan):
+            if self._sound(candidate.scan):
                 return self._choice(candidate, source, time, warnings)
         raise self._none(scan, source, time)
 
@@ -147,15 +152,19 @@ class LoadFinder:
             fix="add the scan with the loads to the store, or raise --set max_load_age=SECONDS",
         )  # fmt: skip
 
-    def _usable(self, scan: ScanId, source: CountGroup, *, same_tuning: bool) -> Candidate | None:
+    def _usable(self, scan: ScanId, source: CountGroup, *, own: bool) -> Candidate | None:
         for c in self.index.candidates:
-            if (
-                c.scan == scan
-                and _same_shape(c.group, source)
-                and (not same_tuning or c.group.tuning.same_as(source.tuning))
-            ):
-                return c if self.complete(scan) else None
+            if c.scan == scan and _same_shape(c.group, source) and (own or c.group.tuning.same_as(source.tuning)):
+                return c if (self.complete if own else self._sound)(scan) else None
         return None
+
+    def _sound(self, scan: ScanId) -> bool:
+        """``complete`` for the loads of another scan: damage is noted, not raised."""
+        try:
+            return self.complete(scan)
+        except ScanFailure as error:
+            self.damage[scan] = error
+            return False
 
     def _compatible(self, source: CountGroup) -> Iterator[Candidate]:
         return (
@@ -169,7 +178,7 @@ class LoadFinder:
 
     def _last_before(self, source: CountGroup, time: float, limit_s: float) -> Candidate | None:
         for c in sorted(self._compatible(source), key=lambda c: -c.time_us):
-            if c.time_us < time and time - c.time_us <= limit_s * 1e6 and self.complete(c.scan):
+            if c.time_us < time and time - c.time_us <= limit_s * 1e6 and self._sound(c.scan):
                 return c
         return None
 
@@ -188,7 +197,7 @@ class LoadFinder:
 
     def _is_complete(self, candidate: Candidate, source: CountGroup) -> bool:
         """Counts are read only of sets that could be used; of others the metadata decide."""
-        return not _same_shape(candidate.group, source) or self.complete(candidate.scan)
+        return not _same_shape(candidate.group, source) or self._sound(candidate.scan)
 
     def _choice(self, found: Candidate, source: CountGroup, time: float, warnings: tuple[str, ...] = ()) -> LoadChoice:
         age = abs(found.time_us - time) / 1e6

@@ -15,15 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calib_gpu.atm.table import read_table
 from calib_gpu.backend import get_backend
 from calib_gpu.errors import CalibError, ConfigError, Exit, OutputError, ScanFailure, Stopped
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.records import ScanId, ScanReport
+from calib_gpu.records import TIMINGS, ScanId, ScanReport
 from calib_gpu.scan_run import LoadedScan, ScanRunner
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings
-from calib_gpu.stages import STAGES, TIMING_NAMES
+from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher
@@ -161,8 +160,7 @@ def calibrate(
     settings = settings or Settings()
     source, target = Path(l0), Path(l1)
     backend = get_backend(settings.backend)
-    if settings.atmosphere not in ("auto", "none"):
-        read_table(settings.atmosphere)
+    check_table(settings)
     store = L0Store(source)
     _apart(source, target)
     ids = select_scans(store, scans)
@@ -318,7 +316,6 @@ def timing_line(line: ScanReport) -> str:
     """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
     if line.status == "skipped":
         return f"{line.scan}: skipped, done with the same settings"
-    names = [TIMING_NAMES.get(stage, stage) for stage in STAGES]
-    times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in names)
+    times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in TIMINGS)
     pwv = "" if line.pwv_mm is None else f" pwv={line.pwv_mm:.3f}mm({line.pwv_status})"
-    return f"{line.scan}: {line.status} {times} bytes={line.bytes_written}{pwv}"
+    return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}{pwv}"

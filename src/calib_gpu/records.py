@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -30,6 +30,10 @@ def pixel_major(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArra
     c, r, a, *rest = shape
     stored = np.zeros((r, a, *rest, c), dtype=dtype)
     return np.moveaxis(stored, -1, 0)
+
+
+TIMINGS: Final = ("load", "resolve", "atm", "prepare", "calibrate", "write")
+"""Names of the stages in timings: those of the stages, ``atm`` for atmosphere."""
 
 
 @dataclass(frozen=True, order=True)
@@ -68,22 +72,31 @@ class Subscan:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What makes loads and sky comparable: frequencies at the reference channel, spacing, tuning_id, pixels."""
+    """What makes loads and sky comparable: frequencies at the reference channel, spacing, tuning_id, pixels.
+
+    ``pixels`` are the identifiers ``[R, A]``, or the different ones of ``[S]``; None where the store has none.
+    """
 
     signal_0: float
     image_0: float
     spacing: float
     ref_channel: float
+    n_channel: int
     tuning_id: str | None
     pixels: tuple[str, ...] | None
 
+    def ends(self) -> tuple[float, ...]:
+        """Signal and image frequency of the first and the last channel, Hz."""
+        first, last = -self.ref_channel * self.spacing, (self.n_channel - 1 - self.ref_channel) * self.spacing
+        return self.signal_0 + first, self.signal_0 + last, self.image_0 - first, self.image_0 - last
+
     def same_as(self, other: Tuning) -> bool:
-        """Rule of formats 7.3: tuning_id alone if both have one, else frequencies and pixel names."""
+        """Rule of formats 7.3: tuning_id alone if both have one, else frequencies (of both band ends) and pixel names."""
         if self.tuning_id is not None and other.tuning_id is not None:
             return self.tuning_id == other.tuning_id
         step = min(abs(self.spacing), abs(other.spacing))
-        close = abs(self.signal_0 - other.signal_0) < step and abs(self.image_0 - other.image_0) < step
-        return close and (self.pixels is None or other.pixels is None or self.pixels == other.pixels)
+        close = all(abs(a - b) < step for a, b in zip(self.ends(), other.ends(), strict=True))
+        return close and (self.pixels is None or other.pixels is None or set(self.pixels) == set(other.pixels))
 
 
 @dataclass(frozen=True)
@@ -227,14 +240,15 @@ class OffSpectra:
     """Averaged OFF subscans: ``mean`` and ``reference`` [C,R,A,O] in counts, NaN where no dump is valid.
 
     ``reference`` is what an ON subtracts: the mean itself (OTF), or the first valid dump (total power).
-    ``index`` [O] are subscan numbers, ``exposure`` [O] the integration time of the reference in s.
+    ``index`` [O] are subscan numbers, ``exposure`` and ``mean_exposure`` [O] the integration times of reference and
+    mean in s.
     """
 
     index: tuple[int, ...]
     mean: Floats
     reference: Floats
     exposure: tuple[float, ...]
-    n_valid: tuple[int, ...]
+    mean_exposure: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -300,7 +314,8 @@ class ScanReport:
     digest: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The line, timings under their own names (load_ms, ...)."""
+        """The line: stage times under their own names (load_ms, ...), 0 for stages that were not reached."""
         line = dict(self.__dict__)
-        line.update({f"{stage}_ms": round(ms, 3) for stage, ms in line.pop("timings_ms").items()})
-        return line
+        timings = line.pop("timings_ms")
+        line["bytes"] = self.bytes_read + self.bytes_written
+        return line | {f"{name}_ms": round(timings.get(name, 0.0), 3) for name in TIMINGS}

@@ -17,7 +17,6 @@ from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId, ScanReport
 from calib_gpu.settings import Settings
-from calib_gpu.stages import TIMING_NAMES
 from calib_gpu.stages.atmosphere import fit_atmosphere
 from calib_gpu.stages.calibrate import calibrate_scan
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
@@ -156,17 +155,9 @@ class ScanRunner:
             )
             report.warnings += atmosphere.warnings
             attributes = scan_attributes(
-                scan,
-                loaded.mode,
-                loaded.loads,
-                rx,
-                atmosphere,
-                settings,
-                metrics.as_json(qa),
-                flags,
-                loaded.inputs,
-                totals,
-            )
+                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used, metrics.as_json(qa), flags,
+                loaded.inputs, totals,
+            )  # fmt: skip
             attributes["warnings"] = list(report.warnings)
             report.digest = writer.finish(attributes)
         report.bytes_read += totals.bytes_read
@@ -195,7 +186,7 @@ def _stage(report: ScanReport, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        key = TIMING_NAMES.get(name, name)
+        key = "atm" if name == "atmosphere" else name
         report.timings_ms[key] = report.timings_ms.get(key, 0.0) + 1e3 * (time.perf_counter() - begin)
 
 

@@ -78,12 +78,17 @@ class Settings:
     )
     pwv_default: float = _knob(1.0, "PWV where there is no other", "mm", low=0.0)
     min_points: int = _knob(16, "least number of data for a fit", low=1)
+    fit_weights: str = _knob(
+        "unit", "weights of the fit: equal, or those of the radiometer equation", choices=("unit", "radiometer")
+    )
+    fit_bins: int = _knob(0, "bin the counts into so many bins for the fit; 0: every channel", "bins", low=0)
+    pwv_clip: bool = _knob(False, "clip the residuals of the fit once, at 4 MAD, and fit again")
     t_atm: str | float = _knob(
         "ambient",
         "temperature of the atmosphere: ambient, factor, table, or a value",
         "K",
         choices=("ambient", "factor", "table"),
-        low=0.0,
+        low=1e-3,
     )
     t_atm_factor: float = _knob(0.954, "T_atm / T_amb for t_atm=factor", low=0.1, high=2.0)
     t_spill: str | float = _knob(
@@ -166,6 +171,8 @@ class Settings:
                 for name in (k for n in GAIN_NOTATIONS for k in n):
                     values.pop(name, None)
                     origin.pop(name, None)
+            if given.get("atmosphere") == "auto" and values.get("atmosphere", "auto") not in ("auto", "none"):
+                del given["atmosphere"]  # auto: the profile's table, where it has one
             values.update(given)
             origin.update(dict.fromkeys(given, layer))
         return cls(origin=origin, **values)
@@ -267,17 +274,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     return {name: parse_text(name, value) if isinstance(value, str) else value for name, value in data.items()}
 
 
+def shipped_profiles() -> list[str]:
+    """Names of the telescope profiles in the package."""
+    folder = resources.files("calib_gpu") / "profiles"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
 def read_profile(name: str) -> dict[str, Any]:
     """Settings of a telescope profile: the name of a shipped one, or the path of a TOML file."""
     if name.endswith(".toml") or "/" in name:
         return read_toml(Path(name))
-    folder = resources.files("calib_gpu") / "profiles"
-    known = sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    known = shipped_profiles()
     if name not in known:
         raise ConfigError(
             "no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file"
         )
-    with resources.as_file(folder / f"{name}.toml") as path:
+    with resources.as_file(resources.files("calib_gpu") / "profiles" / f"{name}.toml") as path:
         return read_toml(path)
 
 

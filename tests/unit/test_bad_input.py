@@ -128,7 +128,7 @@ AFTER: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     **{f"no {name}": (remove("source", name), "MissingValue", (f"source/{name}",))
        for name in ("data_5d", "mjd", "signal_freq", "image_freq", "freq_res", "ref_channel")},
     "no sobsmode": (remove("source", "sobsmode"), "MissingValue", ("source/sobsmode",)),
-    "no elevation": (remove("source", "elevation"), "BadElevation", ("elevation",)),
+    "no elevation": (remove("source", "elevation"), "MissingValue", ("elevation",)),
     "no tcold": (remove("calibration", "tcold"), "MissingValue", ("calibration/tcold",)),
     "missing chunk": (unlink, "Unreadable", ("source/data_5d", "c/0/0/0/0", "missing")),
     "chunk cut": (cut, "Unreadable", ("source/data_5d", "c/0/0/0/0")),

@@ -706,6 +706,23 @@ def test_blosc_headers_that_lie(tmp_path: Path, where: int, what: bytes) -> None
         opened(path).values()
 
 
+@pytest.mark.parametrize("document", [
+    v3([BYTES]), v3([BYTES, CRC]), v3([BYTES, ZSTD]), v3([BYTES, GZIP]), v3([BYTES, blosc("lz4", "shuffle")]),
+    v3([BYTES, GZIP, ZSTD]), v2({"id": "zlib", "level": 1}),
+], ids=["plain", "crc32c", "zstd", "gzip", "blosc", "two compressors", "v2 zlib"])  # fmt: skip
+@pytest.mark.parametrize("found", [20, 80])
+def test_a_sound_chunk_of_another_size(tmp_path: Path, document: Json, found: int) -> None:
+    paths = []
+    for n in (40, found):
+        shape = {"shape": [n]} | ({"chunks": [n]} if document["zarr_format"] == 2 else grid(n))
+        paths.append(create(tmp_path / str(n), document | shape))
+        with_zarr(paths[-1], np.arange(1, n + 1, dtype=np.int32))
+    right, wrong = (chunk_files(path)[0] for path in paths)
+    right.write_bytes(wrong.read_bytes())
+    with pytest.raises(Unreadable, match=rf"source/data_5d.*{right.name}"):
+        opened(paths[0]).values()
+
+
 def test_bytes_behind_a_gzip_stream_are_seen(tmp_path: Path) -> None:
     """Also a second gzip member, which a plain gzip reader would join on."""
     path = create(tmp_path / "data_5d", v3([BYTES, GZIP], chunk=(4,), shape=(4,)))
@@ -771,7 +788,8 @@ BAD_V3: dict[str, bytes] = {
     "fill value a text": changed(fill_value="abc"),
     "fill value a list": changed(fill_value=[1, 2]),
     "fill value infinite": b'{"fill_value": Infinity, ' + changed(fill_value=None).replace(b'"fill_value": null, ', b"")[1:],
-    "float fill value not hexadecimal": changed(data_type="float64", fill_value="0x7ff"),
+    "float fill value not hexadecimal": changed(data_type="float64", fill_value="0x7fg"),
+    "float fill value too short": changed(data_type="float64", fill_value="0x7ff8"),
     "dimension names of another rank": changed(dimension_names=["C", "D"]),
     "dimension names of numbers": changed(dimension_names=[1, 2, 3, 4, 5]),
     "separator out of the store": changed(chunk_key_encoding={"name": "default", "configuration": {"separator": "/../"}}),

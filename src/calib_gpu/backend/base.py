@@ -65,8 +65,10 @@ class Backend(Protocol):
         """Gain (counts/K), gamma (K), T_rec,DSB (K, Planck) and bad channels of one pixel; all ``[C]``."""
         ...
 
-    def sky_sums(self, off: Floats, hot: Floats, gain: Floats, bad: NDArray[np.bool_], model: SkyModel) -> SkySums:
-        """Sums ``[O, C]`` of one pixel for the PWV fit, from its OFF means ``[O, C]`` and loads ``[C]``."""
+    def sky_sums(
+        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> SkySums:
+        """Sums ``[O, C]`` of one pixel for the PWV fit, from S_H,obs ``[O, C]`` (K) and what is left out (``bad``)."""
         ...
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:

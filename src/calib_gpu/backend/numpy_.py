@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.backend.base import BadChannelRule, TileResult
 from calib_gpu.physics import loads
-from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums, chi2_grid, sky_signal
+from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums, chi2_grid
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
 from calib_gpu.records import DumpStats, Floats, pixel_major
@@ -84,10 +84,11 @@ class NumpyBackend:
         bad = loads.bad_channels(hot, cold, trec / g_signal, **vars(rule))
         return gain, gamma, trec, bad
 
-    def sky_sums(self, off: Floats, hot: Floats, gain: Floats, bad: NDArray[np.bool_], model: SkyModel) -> SkySums:
+    def sky_sums(
+        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> SkySums:
         """Sums of one pixel for the PWV fit."""
-        observed = sky_signal(off, hot, gain)
-        return SkySums.of_pixel(observed, model, np.isfinite(observed) & ~bad)
+        return SkySums.of_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF."""

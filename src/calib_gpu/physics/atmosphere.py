@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 
 EARTH_RADIUS_KM: Final = 6370.0
 MIN_ELEVATION: Final = np.deg2rad(5.0)
+MODEL_ERROR: Final = 0.01
 PASCAL_PER_TORR: Final = 101325.0 / 760.0
 
 
@@ -53,7 +54,8 @@ class Opacity:
     """Zenith opacity tau = b w + c of both bands on the scan's channels: ``b`` in Np per mm, ``c`` in Np, ``[C]``.
 
     The image band is zero where a single-sideband receiver sees none (``has_image`` false).
-    ``t_eff``, where the table has it, is the effective radiating temperature [K] per band.
+    ``t_eff``, where the table has it, is the effective radiating temperature [K] per band. ``bins`` are the first
+    channels of the bins ``[B]`` in which the fit takes mean transmissions; without them every channel counts alone.
     """
 
     b_signal: Floats
@@ -64,12 +66,27 @@ class Opacity:
     clamped: bool = False
     t_eff_signal: Floats | None = None
     t_eff_image: Floats | None = None
+    bins: NDArray[np.intp] | None = None
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean of ``[C]`` in each bin ``[B]``: of exp(-X tau), never exp of the mean; ``values`` itself without bins."""
+        return values if self.bins is None else bin_sums(values, self.bins) / bin_sums(np.ones_like(values), self.bins)
 
     def tau(self, pwv: float) -> tuple[Floats, Floats]:
         """Zenith opacity of signal and image band [Np]; the image is NaN where it was not looked up."""
         signal = self.b_signal * pwv + self.c_signal
         image = self.b_image * pwv + self.c_image
         return signal, image if self.has_image else np.full_like(image, np.nan)
+
+
+def bin_starts(n_channel: int, n_bins: int) -> NDArray[np.intp]:
+    """First channels of ``n_bins`` bins of equal channel number (to one channel)."""
+    return np.arange(n_bins, dtype=np.intp) * n_channel // n_bins
+
+
+def bin_sums(values: Floats, starts: NDArray[np.intp]) -> Floats:
+    """Sums over the channels (last axis) of each bin."""
+    return np.asarray(np.add.reduceat(values, starts, axis=-1))
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,20 @@ def sky_model(t: SkyTemperatures, powers: LoadPowers, g_signal: Floats, g_image:
     return SkyModel(k0, a_signal, a_image)
 
 
+def radiometer_weights(
+    observed: Floats, off: Floats, hot: Floats, zero: Floats | float, gain: Floats, bandwidth: float,
+    t_off: Floats, t_hot: float,
+) -> Floats:  # fmt: skip
+    """W = 1 / (sigma_rad^2 + sigma_sys^2) of S_H,obs ``[O, C]``, 1/K^2 (physics, 4.4).
+
+    sigma_rad is the radiometer noise of OFF and HOT (exposures ``t_off`` [O] and ``t_hot`` in s, ``bandwidth`` in Hz),
+    sigma_sys a model error of 1 % of the signal.
+    """
+    variance = (off - zero) ** 2 / (bandwidth * t_off[:, None]) + (hot - zero) ** 2 / (bandwidth * t_hot)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(1.0 / (variance / gain**2 + (MODEL_ERROR * observed) ** 2))
+
+
 def sky_signal(off: Floats, hot: Floats, gain: Floats) -> Floats:
     """Observed sky signal S_H = (C_OFF - C_h) / G [K], eq. (12); ``off`` may have more axes in front of ``[C]``."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -130,7 +161,7 @@ class SkySums:
 
     With y = S_obs - K0 the residual is r = y + A_s t_s + A_i t_i, so that chi2 is quadratic in the transmissions:
     chi2 = sum_oc [ yy + 2 ys t_s + 2 yi t_i + ss t_s^2 + 2 si t_s t_i + ii t_i^2 ]
-    where yy = sum_p W y^2, ys = sum_p W y A_s, and so on. ``n`` counts the data.
+    where yy = sum_p W y^2, ys = sum_p W y A_s, and so on. ``w`` sums the weights, ``n`` counts the data.
     """
 
     yy: Floats
@@ -139,21 +170,25 @@ class SkySums:
     ss: Floats
     si: Floats
     ii: Floats
+    w: Floats
     n: NDArray[np.int64]
 
     @classmethod
     def zeros(cls, n_off: int, n_channel: int) -> SkySums:
         """Sums of no pixel."""
-        yy, ys, yi, ss, si, ii = (np.zeros((n_off, n_channel)) for _ in range(6))
-        return cls(yy, ys, yi, ss, si, ii, np.zeros((n_off, n_channel), np.int64))
+        yy, ys, yi, ss, si, ii, w = (np.zeros((n_off, n_channel)) for _ in range(7))
+        return cls(yy, ys, yi, ss, si, ii, w, np.zeros((n_off, n_channel), np.int64))
 
     @classmethod
-    def of_pixel(cls, observed: Floats, model: SkyModel, mask: NDArray[np.bool_]) -> SkySums:
-        """Sums of one pixel with unit weights: ``observed`` S_H,obs and ``mask`` (true = use) are ``[O, C]``."""
-        w = mask.astype(np.float64)
+    def of_pixel(
+        cls, observed: Floats, model: SkyModel, mask: NDArray[np.bool_], weights: Floats | None = None
+    ) -> SkySums:
+        """Sums of one pixel: ``observed`` S_H,obs, ``mask`` (true = use) and ``weights`` (None: 1) are ``[O, C]``."""
+        w = mask.astype(np.float64) if weights is None else np.where(mask, weights, 0.0)
         y = np.where(mask, observed - model.k0, 0.0)
-        a_s, a_i = np.where(mask, model.a_signal, 0.0), np.where(mask, model.a_image, 0.0)
-        return cls(y * y, y * a_s, y * a_i, a_s * a_s, a_s * a_i, a_i * a_i, w.astype(np.int64))
+        wy, a_s, a_i = w * y, model.a_signal, model.a_image
+        ws, wi = w * a_s, w * a_i
+        return cls(wy * y, wy * a_s, wy * a_i, ws * a_s, ws * a_i, wi * a_i, w, mask.astype(np.int64))
 
     def add(self, other: SkySums) -> None:
         """Add the sums of another pixel in place."""
@@ -186,23 +221,24 @@ def chi2_grid(sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Float
 
     ``x`` is the airmass of each OFF ``[O]``, ``grid`` the PWV values [mm].
     """
-    n_off, n_channel = sums.yy.shape
-    chi2 = np.empty((grid.size, n_off))
-    t_s, t_i, work = np.empty(n_channel), np.empty(n_channel), np.empty(n_channel)
-    for o in range(n_off):
+    chi2 = np.empty((grid.size, x.size))
+    t_s, t_i = np.empty_like(opacity.b_signal), np.empty_like(opacity.b_image)
+    for o in range(x.size):
         b_s, c_s, b_i, c_i = (-x[o] * v for v in (opacity.b_signal, opacity.c_signal, opacity.b_image, opacity.c_image))
         ys2, yi2, si2, constant = 2.0 * sums.ys[o], 2.0 * sums.yi[o], 2.0 * sums.si[o], sums.yy[o].sum()
         for j, w in enumerate(grid):
             _exp(b_s, c_s, w, t_s)
-            np.multiply(sums.ss[o], t_s, out=work)
+            m_s = opacity.mean(t_s)
+            work = sums.ss[o] * m_s
             work += ys2
             if opacity.has_image:
                 _exp(b_i, c_i, w, t_i)
-                t_s_i = si2 * t_i
-                work += t_s_i
-            work *= t_s
-            if opacity.has_image:
-                work += (yi2 + sums.ii[o] * t_i) * t_i
+                m_i = opacity.mean(t_i)
+                work += si2 * m_i
+                work *= m_s
+                work += (yi2 + sums.ii[o] * m_i) * m_i
+            else:
+                work *= m_s
             chi2[j, o] = constant + np.sum(work)
     return chi2
 
@@ -217,18 +253,33 @@ def chi2_at(sums: SkySums, opacity: Opacity, x: Floats, w: float) -> Chi2:
     """chi2, chi2', chi2'' and F at PWV ``w`` [mm], closed form (eqs. 14, 15)."""
     value = slope = curvature = fisher = 0.0
     for o in range(x.size):
-        t_s = np.exp(-x[o] * (opacity.b_signal * w + opacity.c_signal))
-        t_i = np.exp(-x[o] * (opacity.b_image * w + opacity.c_image))
+        (t_s, d_s, e_s), (t_i, d_i, e_i) = (
+            _transmission_moments(opacity, x[o], w, b, c)
+            for b, c in ((opacity.b_signal, opacity.c_signal), (opacity.b_image, opacity.c_image))
+        )
         # sums over pixels of W r A_s and W r A_i, with r = y + A_s t_s + A_i t_i
         r_s = sums.ys[o] + sums.ss[o] * t_s + sums.si[o] * t_i
         r_i = sums.yi[o] + sums.si[o] * t_s + sums.ii[o] * t_i
-        d_s, d_i = x[o] * opacity.b_signal * t_s, x[o] * opacity.b_image * t_i  # S' = A_s d_s + A_i d_i
-        e_s, e_i = x[o] * opacity.b_signal * d_s, x[o] * opacity.b_image * d_i  # S'' = -(A_s e_s + A_i e_i)
         f = sums.ss[o] * d_s * d_s + 2.0 * sums.si[o] * d_s * d_i + sums.ii[o] * d_i * d_i
-        yt = sums.yy[o] + sums.ys[o] * t_s + sums.yi[o] * t_i + r_s * t_s + r_i * t_i
-        value += float(np.sum(yt))
+        value += float(np.sum(sums.yy[o] + sums.ys[o] * t_s + sums.yi[o] * t_i + r_s * t_s + r_i * t_i))
         slope += -2.0 * float(np.sum(r_s * d_s + r_i * d_i))
         f_sum = float(np.sum(f))
         curvature += 2.0 * (f_sum + float(np.sum(r_s * e_s + r_i * e_i)))
         fisher += f_sum
     return Chi2(max(value, 0.0), slope, curvature, fisher)
+
+
+def _transmission_moments(opacity: Opacity, x: float, w: float, b: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
+    """Bin means of t, X b t and X^2 b^2 t of one band: S' = A_s d_s + A_i d_i and S'' = -(A_s e_s + A_i e_i)."""
+    t = np.exp(-x * (b * w + c))
+    d = x * b * t
+    return opacity.mean(t), opacity.mean(d), opacity.mean(x * b * d)
+
+
+def residuals(observed: Floats, model: SkyModel, opacity: Opacity, x: Floats, w: float) -> Floats:
+    """S_H,obs - S_H of one pixel at PWV ``w`` ``[O, C]``, K."""
+    t_s, t_i = (
+        np.array([opacity.mean(np.exp(-airmass_o * (b * w + c))) for airmass_o in x])
+        for b, c in ((opacity.b_signal, opacity.c_signal), (opacity.b_image, opacity.c_image))
+    )
+    return np.asarray(observed - (model.k0 - model.a_signal * t_s - model.a_image * t_i))

@@ -176,6 +176,9 @@ def bad_channels(
     edge = int(edge_fraction * bad.size)
     if edge:
         bad[:edge] = bad[-edge:] = True
-    if np.count_nonzero(bad) > DEAD_PIXEL_FRACTION * bad.size:
-        bad[:] = True
-    return bad
+    return whole_if_mostly_bad(bad)
+
+
+def whole_if_mostly_bad(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """All channels of a pixel ``[C]`` are bad if more than 90 % are."""
+    return np.ones_like(bad) if np.count_nonzero(bad) > DEAD_PIXEL_FRACTION * bad.size else bad

@@ -23,11 +23,12 @@ MIN_RESIDUAL_K: Final = 0.1
 
 @dataclass(frozen=True)
 class PwvLimits:
-    """Bounds of the fit [mm] and the least number of data."""
+    """Bounds of the fit [mm], the least number of data, and whether the weights are 1 or 1/sigma^2."""
 
     low: float
     high: float
     min_points: int
+    unit_weights: bool = True
 
     @property
     def grid(self) -> Floats:
@@ -41,7 +42,7 @@ class PwvLimits:
 class PwvFit:
     """Result of one fit. ``status``: ok, at_lower_bound, at_upper_bound, not_converged or unconstrained.
 
-    ``pwv`` and ``error`` in mm, NaN if unconstrained; ``rms`` is that of the residual in K.
+    ``pwv`` and ``error`` in mm, NaN if unconstrained; ``weight`` is the sum of the weights of ``n`` data.
     """
 
     pwv: float
@@ -49,11 +50,12 @@ class PwvFit:
     status: str
     chi2: float
     n: int
+    weight: float
 
     @property
     def rms(self) -> float:
-        """Rms of the residual S_H,obs - S_H [K]."""
-        return float(np.sqrt(self.chi2 / self.n)) if self.n else float("nan")
+        """(Weighted) rms of the residual S_H,obs - S_H [K]."""
+        return float(np.sqrt(self.chi2 / self.weight)) if self.weight > 0.0 else float("nan")
 
     @property
     def constrained(self) -> bool:
@@ -72,16 +74,16 @@ def fit_from_grid(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits,
     j = int(np.argmin(np.where(np.isnan(chi2), np.inf, chi2)))
     at = chi2_at(sums, opacity, x, float(grid[j]))
     if _unconstrained(at, sums.size, limits):
-        return PwvFit(float("nan"), float("nan"), "unconstrained", at.value, sums.size)
+        return PwvFit(float("nan"), float("nan"), "unconstrained", at.value, sums.size, float(sums.w.sum()))
     if j == 0 and at.slope >= 0.0:
-        return _result(float(grid[j]), at, sums.size, "at_lower_bound")
+        return _result(float(grid[j]), at, sums, limits, "at_lower_bound")
     if j == grid.size - 1 and at.slope <= 0.0:
-        return _result(float(grid[j]), at, sums.size, "at_upper_bound")
+        return _result(float(grid[j]), at, sums, limits, "at_upper_bound")
     low, high = float(grid[max(j - 1, 0)]), float(grid[min(j + 1, grid.size - 1)])
     w, converged = _newton(sums, opacity, x, float(grid[j]), at, low, high)
     if not converged:
-        return _result(float(grid[j]), at, sums.size, "not_converged")
-    return _result(w, chi2_at(sums, opacity, x, w), sums.size, "ok")
+        return _result(float(grid[j]), at, sums, limits, "not_converged")
+    return _result(w, chi2_at(sums, opacity, x, w), sums, limits, "ok")
 
 
 def _newton(
@@ -107,11 +109,16 @@ def _newton(
 def _unconstrained(at: Chi2, n: int, limits: PwvLimits) -> bool:
     if n < max(limits.min_points, 1) or not at.fisher > 0.0 or not np.isfinite(at.value):
         return True
-    residual = max(float(np.sqrt(at.value / (n - 1))) if n > 1 else 0.0, MIN_RESIDUAL_K)
+    residual = 1.0
+    if limits.unit_weights:
+        residual = max(float(np.sqrt(at.value / (n - 1))) if n > 1 else 0.0, MIN_RESIDUAL_K)
     return bool(residual / np.sqrt(at.fisher) > limits.high - limits.low)
 
 
-def _result(w: float, at: Chi2, n: int, status: str) -> PwvFit:
-    """sigma_w = sqrt(chi2_min / (N - 1)) / sqrt(F), eq. (16), unit weights."""
-    error = float(np.sqrt(at.value / (n - 1) / at.fisher)) if n > 1 else float("nan")
-    return PwvFit(w, error, status, at.value, n)
+def _result(w: float, at: Chi2, sums: SkySums, limits: PwvLimits, status: str) -> PwvFit:
+    """sigma_w = 1 / sqrt(F), eq. (16); with unit weights times the rms residual sqrt(chi2_min / (N - 1))."""
+    n = sums.size
+    error = float(1.0 / np.sqrt(at.fisher))
+    if limits.unit_weights:
+        error = error * float(np.sqrt(at.value / (n - 1))) if n > 1 else float("nan")
+    return PwvFit(w, error, status, at.value, n, float(sums.w.sum()))

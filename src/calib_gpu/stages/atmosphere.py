@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from calib_gpu.atm.builtin import find_builtin
 from calib_gpu.atm.table import OpacityTable, read_table
 from calib_gpu.backend.base import Backend
 from calib_gpu.errors import ConfigError, MissingValue
-from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, SkySums, SkyTemperatures, airmass, sky_model
-from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
-from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver, Scan
+from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, SkyTemperatures, airmass, bin_starts
+from calib_gpu.physics.pwv import PwvFit
+from calib_gpu.records import Atmosphere, OffSpectra, Receiver, Scan
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
+from calib_gpu.stages.sky_fit import SkyFit
 
 
 def site_value(scan: Scan, name: str) -> float | None:
@@ -32,12 +33,10 @@ def site_value(scan: Scan, name: str) -> float | None:
     return mean
 
 
-def _needed(scan: Scan, name: str, why: str) -> float:
+def _needed(scan: Scan, name: str, why: str, instead: str) -> float:
     value = site_value(scan, name)
     if value is None:
-        raise MissingValue(
-            f"needed {why}", array=f"source/{name}", fix="give the value as a setting, or use --atmosphere none"
-        )
+        raise MissingValue(f"needed {why}", array=f"source/{name}", fix=f"{instead}, or use --atmosphere none")
     return value
 
 
@@ -51,36 +50,23 @@ def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | N
     return read_table(settings.atmosphere)
 
 
+def check_table(settings: Settings) -> None:
+    """Raise what is wrong with the table of the settings before any scan is touched."""
+    table = None if settings.atmosphere in ("auto", "none") else read_table(settings.atmosphere)
+    if settings.t_atm == "table" and settings.atmosphere != "none" and (table is None or table.t_eff is None):
+        raise _no_t_eff()
+
+
+def _no_t_eff() -> ConfigError:
+    return ConfigError(
+        "the opacity table has no t_eff", array="t_atm", value="table", fix="use t_atm=factor, or a table with t_eff"
+    )
+
+
 def no_atmosphere(scan: Scan) -> Atmosphere:
     """T = 1 everywhere."""
     zero = np.zeros_like(scan.signal)
     return Atmosphere(None, None, "none", "none", zero, zero.copy())
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Everything that a fit needs, in one place."""
-
-    opacity: Opacity
-    x: Floats
-    limits: PwvLimits
-    backend: Backend
-
-    def one(self, sums: SkySums) -> PwvFit:
-        return fit_pwv(sums, self.opacity, self.x, self.limits, self.backend.pwv_grid)
-
-    def joint_and_per_off(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit]]:
-        """The joint fit, and one for each OFF: chi2 on the grid is computed once for all."""
-        grid = self.limits.grid
-        chi2 = self.backend.pwv_grid(sums, self.opacity, self.x, grid)
-        joint = fit_from_grid(sums, self.opacity, self.x, self.limits, grid, chi2.sum(axis=1))
-        if self.x.size == 1:
-            return joint, [joint]
-        each = [
-            fit_from_grid(sums.off(o), self.opacity, self.x[o : o + 1], self.limits, grid, chi2[:, o])
-            for o in range(self.x.size)
-        ]
-        return joint, each
 
 
 def fit_atmosphere(
@@ -96,12 +82,13 @@ def fit_atmosphere(
     table = find_table(scan, rx, settings)
     if table is None:
         return no_atmosphere(scan)
+    if "elevation" not in scan.source.arrays:
+        raise MissingValue("needed for the airmass", array="source/elevation", fix="or use --atmosphere none")
     image = None if rx.gains.single_sideband else scan.topocentric_image
-    pressure = (
-        None
-        if table.pressure.size == 1
-        else _needed(scan, "pamb", "for an opacity table of several layers") * PASCAL_PER_TORR
-    )
+    torr = None
+    if table.pressure.size > 1:
+        torr = _needed(scan, "pamb", "for an opacity table of several layers", "use a table of one layer")
+    pressure = None if torr is None else torr * PASCAL_PER_TORR
     opacity = table.opacity(scan.topocentric_signal, image, pressure)
     flags = int(ScanFlag.ATM_CLAMPED) if opacity.clamped else 0
     warnings = []
@@ -118,11 +105,15 @@ def fit_atmosphere(
             flags,
             warnings,
         )
-    temperatures, used, defaulted = _sky_temperatures(scan, opacity, settings)
+    temperatures, used, defaulted = _sky_temperatures(scan, opacity, settings, rx.eta_f)
+    if torr is not None:
+        used["pamb"] = {"value": torr, "from": "store"}
     flags |= int(ScanFlag.T_ATM_DEFAULTED) if defaulted else 0
-    fit = _Fit(opacity, x, PwvLimits(settings.pwv_min, settings.pwv_max, settings.min_points), backend)
-    sums, pixel_fits = _sums(offs, resolved, rx, temperatures, fit, each_pixel=settings.pwv_scope == "per_pixel")
-    joint, each_off = fit.joint_and_per_off(sums)
+    if settings.fit_bins:
+        n_channel = scan.signal.size
+        opacity = replace(opacity, bins=bin_starts(n_channel, min(settings.fit_bins, n_channel)))
+    fit = SkyFit(scan, offs, resolved, rx, temperatures, opacity, x, settings, backend)
+    joint, each_off, pixel_fits = fit.run()
     pwv, source = (joint.pwv, "fit") if joint.constrained else _fallback(scan, settings)
     if joint.constrained and settings.pwv_scope != "scan":
         pwv = _median(pixel_fits.ravel().tolist() if settings.pwv_scope == "per_pixel" else each_off, joint.pwv)
@@ -180,14 +171,20 @@ def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
     return settings.pwv_default, "default"
 
 
-def _sky_temperatures(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[SkyTemperatures, dict[str, Any], bool]:
+def _sky_temperatures(
+    scan: Scan, opacity: Opacity, settings: Settings, eta_f: float
+) -> tuple[SkyTemperatures, dict[str, Any], bool]:
     """J of atmosphere, spillover and background; what was used, from where; whether T_atm is ambient by default."""
     t_atm, atm_used, defaulted = _t_atm(scan, opacity, settings)
     stored = None if settings.outranks_store("t_spill") else site_value(scan, "t_spill")
     spill_used = {"value": stored, "from": "store"}
     if stored is None:
-        ambient = isinstance(settings.t_spill, str)
-        stored = _needed(scan, "tamb", "for the spillover temperature") if ambient else float(settings.t_spill)
+        if not isinstance(settings.t_spill, str):
+            stored = float(settings.t_spill)
+        elif eta_f == 1.0:
+            stored = site_value(scan, "tamb") or 0.0  # nothing is spilt
+        else:
+            stored = _needed(scan, "tamb", "for the spillover temperature", "set t_spill")
         spill_used = {"value": stored, "from": settings.layer("t_spill")}
     used = {"t_atm": atm_used, "t_spill": spill_used}
     return SkyTemperatures.of(scan.signal, scan.image, t_atm, stored, settings.t_bg), used, defaulted
@@ -201,43 +198,12 @@ def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any,
     origin = settings.layer("t_atm")
     if settings.t_atm == "table":
         if opacity.t_eff_signal is None:
-            raise ConfigError(
-                "the opacity table has no t_eff",
-                array="t_atm",
-                value="table",
-                fix="use t_atm=factor, or a table with t_eff",
-            )
+            raise _no_t_eff()
         image: NDArray[np.float64] | float = 1.0 if opacity.t_eff_image is None else opacity.t_eff_image
         return (opacity.t_eff_signal, image), {"value": "table", "from": origin}, False
     if isinstance(settings.t_atm, str):
-        value = _needed(scan, "tamb", f"for t_atm={settings.t_atm}")
+        value = _needed(scan, "tamb", f"for t_atm={settings.t_atm}", "set t_atm to a value")
         value *= settings.t_atm_factor if settings.t_atm == "factor" else 1.0
     else:
         value = float(settings.t_atm)
-        if not value > 0.0:
-            raise ConfigError("not a temperature", array="t_atm", value=value, rule="> 0 K")
     return (value, value), {"value": value, "from": origin}, settings.t_atm == "ambient"
-
-
-def _sums(
-    offs: OffSpectra,
-    resolved: ResolvedLoads,
-    rx: Receiver,
-    temperatures: SkyTemperatures,
-    fit: _Fit,
-    *,
-    each_pixel: bool,
-) -> tuple[SkySums, NDArray[Any]]:
-    """Sums over all pixels, in their order; and the fit of each pixel alone, where asked for."""
-    cal = resolved.calibration
-    n_channel, n_r, n_a = cal.gain.shape
-    total = SkySums.zeros(len(offs.index), n_channel)
-    pixel_fits = np.empty((n_r, n_a) if each_pixel else (0,), dtype=object)
-    for r, a in np.ndindex(n_r, n_a):
-        gains = rx.gains.pixel(r, a)
-        model = sky_model(temperatures, resolved.mean_powers, *gains, rx.eta_f)
-        sums = fit.backend.sky_sums(offs.mean[:, r, a].T, cal.hot[:, r, a], cal.gain[:, r, a], cal.bad[:, r, a], model)
-        total.add(sums)
-        if each_pixel:
-            pixel_fits[r, a] = fit.one(sums)
-    return total, pixel_fits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
-from calib_gpu.errors import MissingValue
+from calib_gpu.errors import BadType, MissingValue, ScanFailure
 from calib_gpu.modes import Mode, detect_mode
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.frequency import frequency_axes, to_topocentric
@@ -32,21 +32,25 @@ from calib_gpu.records import (
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.stream import Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
+MAX_HOT_COLD_SEPARATION_US: Final = 120_000_000
 
 
 def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, Mode]:
     """Metadata of a science scan, its frequency axes and its observing mode."""
     source = with_saturation(store.group(scan, "source"), settings)
-    mode = detect_mode([str(v) for v in source.arrays["sobsmode"].ravel()], settings.mode)
+    classes = [subscan_class(str(v)) for v in source.arrays["sobsmode"].ravel()]
+    mode = detect_mode(classes, settings.mode)
     tuning, warnings, flags = source.tuning, [], 0
     signal, image = frequency_axes(tuning.signal_0, tuning.image_0, tuning.spacing, tuning.ref_channel, source.shape[0])
     frame = source.attrs.get("frequency_frame")
+    frame = frame.lower() if isinstance(frame, str) else frame
     topo_signal, topo_image = signal, image
     if frame == "lsrk":
-        velocity = source.attrs.get("frame_velocity_m_s")
+        velocity = source.attrs.get("frame_velocity_m_s", 0.0 if settings.atmosphere == "none" else None)
         if isinstance(velocity, bool) or not isinstance(velocity, int | float) or not np.isfinite(velocity):
             raise MissingValue(
                 "needed to shift LSR frequencies",
@@ -55,9 +59,11 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
                 rule="radial velocity of the frame, m/s",
             )
         topo_signal, topo_image = to_topocentric(signal, float(velocity)), to_topocentric(image, float(velocity))
+    elif frame is None:
+        warnings.append("frequency_frame is not given: frequencies are taken as topocentric")
     elif frame != "topocentric":
-        warnings.append(f"frequency_frame is {frame!r}: frequencies are taken as topocentric")
-    unknown = sorted({str(v) for v in source.arrays["sobsmode"].ravel() if str(v) not in SUBSCAN_CLASSES})
+        raise BadType("frame not understood", array="frequency_frame", value=frame, rule="topocentric or lsrk")
+    unknown = sorted({name for name in classes if name not in SUBSCAN_CLASSES})
     if unknown:
         flags |= ScanFlag.UNKNOWN_SOBSMODE_IGNORED
         warnings.append(f"subscans of unknown class ignored: {', '.join(unknown[:5])}")
@@ -92,10 +98,10 @@ class DumpFlags:
         self.present |= part.dump_present
         self.missing += part.dump_missing
 
-    @property
-    def has_hole(self) -> bool:
-        """A missing sample in a dump that is not padding."""
-        return bool(self.missing[self.present].any())
+    def has_hole(self, n_dump: int | None) -> bool:
+        """A missing sample in a dump that is not padding: below ``n_dump``, or where that is unknown in one with data."""
+        real = self.present if n_dump is None else slice(0, n_dump)
+        return bool(self.missing[real].any())
 
 
 @dataclass(frozen=True)
@@ -190,22 +196,24 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
         warnings.append(
             "total power with several dumps in an OFF: the first valid dump is the reference (tp_ref=mean uses all)"
         )
-    exposure = tuple(t * n if use_mean else t for t, n in zip(one_dump, n_valid, strict=True))
-    return (
-        OffSpectra(tuple(off[k].index for k in kept), mean, mean if first is None else first, exposure, n_valid),
-        read,
-        warnings,
-    )
+    whole = tuple(t * n for t, n in zip(one_dump, n_valid, strict=True))
+    reference = mean if first is None else first
+    index = tuple(off[k].index for k in kept)
+    return OffSpectra(index, mean, reference, whole if use_mean else tuple(one_dump), whole), read, warnings
 
 
 def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[LoadSet | None, int]:
-    """Averaged loads of a ``calibration/`` group, and the bytes read; None if HOT or COLD has no valid dump."""
+    """Averaged loads of a ``calibration/`` group, and the bytes read; None if it has no valid HOT and COLD near each other."""
     hot_subscans, cold_subscans, sky_subscans = (group.of_kind(kind) for kind in ("HOT", "COLD", "SKY"))
     _, d, n_r, n_a, _ = group.shape
     band = np.empty((len(hot_subscans), d, n_r, n_a))
     hot, hot_flags, n_hot = reader.together(group, hot_subscans, band)
     cold, cold_flags, n_cold = reader.together(group, cold_subscans)
-    if not all(any(f.valid.any() for f in flags) for flags in (hot_flags, cold_flags)):
+    seen_hot, seen_cold = (
+        [s for s, f in zip(subscans, flags, strict=True) if f.valid.any()]
+        for subscans, flags in ((hot_subscans, hot_flags), (cold_subscans, cold_flags))
+    )
+    if not near_each_other(seen_hot, seen_cold):
         return None, n_hot + n_cold
     zero, n_zero = read_zero(group, reader)
     sky, _, n_sky = reader.together(group, sky_subscans) if sky_subscans else (None, [], 0)
@@ -215,9 +223,20 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         _override(group, hot_subscans, cold_subscans),
         np.concatenate([band[k, f.valid] for k, f in enumerate(hot_flags)]),
         dump_time(group, hot_subscans[0], int(np.count_nonzero(hot_flags[0].present))),
-        any(f.has_hole for f in (*hot_flags, *cold_flags)),
+        any(f.has_hole(s.n_dump) for s, f in zip((*hot_subscans, *cold_subscans), (*hot_flags, *cold_flags), strict=True)),
     )  # fmt: skip
     return loads, n_hot + n_cold + n_zero + n_sky
+
+
+def separation_us(hot: Sequence[Subscan], cold: Sequence[Subscan]) -> int | None:
+    """Time between the nearest HOT and COLD, microseconds; None without a pair."""
+    return min((abs(h.time_us - c.time_us) for h in hot for c in cold), default=None)
+
+
+def near_each_other(hot: Sequence[Subscan], cold: Sequence[Subscan]) -> bool:
+    """True if there is a HOT and a COLD at most 120 s apart."""
+    gap = separation_us(hot, cold)
+    return gap is not None and gap <= MAX_HOT_COLD_SEPARATION_US
 
 
 def read_zero(group: CountGroup, reader: Reader) -> tuple[Floats | None, int]:
@@ -257,12 +276,20 @@ class LoadSetCache:
 
     def __init__(self, read: Callable[[ScanId], tuple[LoadSet | None, int]]) -> None:
         self._read, self._held = read, OrderedDict[ScanId, LoadSet | None]()
+        self.damaged: dict[ScanId, ScanFailure] = {}
         self.bytes_read = 0
 
     def get(self, scan: ScanId) -> LoadSet | None:
-        """The load set of a scan's ``calibration/``; None if HOT or COLD has no valid dump."""
+        """The load set of a scan's ``calibration/``; None if it is not complete; raises if it is damaged."""
+        if scan in self.damaged:
+            raise self.damaged[scan]
         if scan not in self._held:
-            self._held[scan], n = self._read(scan)
+            try:
+                self._held[scan], n = self._read(scan)
+            except ScanFailure as error:
+                error.at(str(scan))
+                self.damaged[scan] = error
+                raise
             self.bytes_read += n
             while len(self._held) > CACHED_SETS:
                 self._held.popitem(last=False)

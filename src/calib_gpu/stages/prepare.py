@@ -140,7 +140,7 @@ def prepare(
 ) -> Factors:  # fmt: skip
     """Collapse the scan's maths into factors and references."""
     cal = resolved.calibration
-    one_set = len(resolved.powers) == 1
+    one_set = len(resolved.loads.sets) == 1
     fixed = factor(cal.gamma, cal.hot, cal.cold) if one_set else None
     position = {index: k for k, index in enumerate(offs.index)}
     slots = np.array([[position[int(i)] for i in row] for row in pairing.ref], np.int64).reshape(-1, 2)

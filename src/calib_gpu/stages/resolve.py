@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ def _gains(source: CountGroup, settings: Settings) -> tuple[SidebandGains, dict[
         )
     if stored and (given is None or not settings.outranks_store(given[0])):
         weights = tuple(source.arrays[name] for name in stored)
-        return physics.gains_from_weights(*weights), {}, "store"
+        gains = physics.gains_from_weights(*weights)
+        return gains, {"g_sig": gains.signal.tolist() if gains.signal.ndim < 3 else "[C,R,A], as in L0"}, "store"
     if given == ("g_sig",):
         return (
             physics.gains_from_signal(float(settings.g_sig or 0.0)),
@@ -91,20 +93,32 @@ def set_powers(loads: LoadSet, signal: NDArray[np.float64], image: NDArray[np.fl
 
 @dataclass(frozen=True)
 class ResolvedLoads:
-    """The calibration at the mean ON time, and what is needed to follow the loads in time: ``powers`` of each set."""
+    """The calibration at the mean ON time, and what is needed to follow the loads in time."""
 
     loads: Loads
-    powers: tuple[LoadPowers, ...]
     calibration: LoadCalibration
     mean_powers: LoadPowers
+    scan: Scan
+    rx: Receiver
+    zero_used: Mapping[str, Any]
     scan_flags: int
 
     def powers_at(self, time_us: float) -> tuple[LoadPowers, float]:
         """Load powers at an absolute time and the weight of the second set."""
-        weight = self.loads.weight(time_us)
-        if len(self.powers) == 1:
-            return self.powers[0], 0.0
-        return self.powers[0].interpolate(self.powers[1], weight), weight
+        return powers_at(self.loads, time_us, self.scan, self.rx)
+
+
+def powers_at(loads: Loads, time_us: float, scan: Scan, rx: Receiver) -> tuple[LoadPowers, float]:
+    """Powers of the loads at an absolute time: temperatures are interpolated, J follows; and the second set's weight."""
+    weight = loads.weight(time_us)
+    first, last = loads.sets[0], loads.sets[-1]
+    if weight == 0.0:
+        return set_powers(first, scan.signal, scan.image, rx), weight
+    if first.override is not None and last.override is not None:
+        return first.override.interpolate(last.override, weight), weight
+    t_hot = (1.0 - weight) * first.t_hot + weight * last.t_hot
+    t_cold = (1.0 - weight) * first.t_cold + weight * last.t_cold
+    return physics.load_powers(scan.signal, scan.image, t_hot, t_cold, rx.eta_h, rx.eta_c), weight
 
 
 def resolve(
@@ -112,34 +126,37 @@ def resolve(
 ) -> tuple[ResolvedLoads, int]:
     """Load calibration of all pixels at the mean ON time; bytes read (ZERO subscans of ``source``).
 
-    With two load sets the counts are interpolated in time and the bad channels of both are joined.
+    With two load sets the counts are interpolated in time, and a channel is bad if it is bad in either.
     """
-    zero, n_read = loads.sets[0].zero, 0
+    zero, n_read, origin = loads.sets[0].zero, 0, f"ZERO subscans of {loads.sets[0].scan}/calibration"
     if zero is None:
         zero, n_read = read_zero(scan.source, reader)
-    level = settings.zero_level if zero is None else zero
+        origin = f"ZERO subscans of {scan.id}/source"
+    used: dict[str, Any] = {"value": "[C,R,A] counts", "from": origin}
+    if zero is None:
+        used = {"value": settings.zero_level, "from": settings.layer("zero_level")}
+    level = settings.zero_level if zero is None else np.where(np.isfinite(zero), zero, settings.zero_level)
     rule = bad_channel_rule(settings, scan.source.rule.saturation)
-    powers = tuple(set_powers(s, scan.signal, scan.image, rx) for s in loads.sets)
-    time = scan.source.absolute_us(scan.source.of_kind("ON"))
-    weight = loads.weight(time)
-    if len(loads.sets) == 1:
-        hot, cold, mean_powers = loads.sets[0].hot, loads.sets[0].cold, powers[0]
-    else:
-        first, second = loads.sets
-        hot = (1.0 - weight) * first.hot + weight * second.hot
-        cold = (1.0 - weight) * first.cold + weight * second.cold
-        mean_powers = powers[0].interpolate(powers[1], weight)
-    calibration = calibrate_loads(hot, cold, level, mean_powers, rx, rule, backend)
+    powers, weight = powers_at(loads, scan.source.absolute_us(scan.source.of_kind("ON")), scan, rx)
+    first, last = loads.sets[0], loads.sets[-1]
+    hot, cold = first.hot, first.cold
     if len(loads.sets) == 2:
-        for s, p in zip(loads.sets, powers, strict=True):
-            calibration.bad[...] |= calibrate_loads(s.hot, s.cold, level, p, rx, rule, backend).bad
+        hot, cold = ((1.0 - weight) * a + weight * b for a, b in ((first.hot, last.hot), (first.cold, last.cold)))
+    calibration = calibrate_loads(hot, cold, level, powers, rx, rule, backend)
+    if len(loads.sets) == 2:
+        each = [
+            calibrate_loads(s.hot, s.cold, level, set_powers(s, scan.signal, scan.image, rx), rx, rule, backend)
+            for s in loads.sets
+        ]
+        for r, a in np.ndindex(calibration.bad.shape[1:]):
+            calibration.bad[:, r, a] = physics.whole_if_mostly_bad(each[0].bad[:, r, a] | each[1].bad[:, r, a])
     if calibration.bad.all():
         raise NoValidLoads(
             "the loads leave no good channel in any pixel", array=f"{loads.sets[0].scan}/calibration",
             rule="HOT > COLD > 0, T_rec > 0 in some channels", fix="are HOT and COLD swapped, or the load temperatures wrong?",
         )  # fmt: skip
     flags = loads.scan_flags | (ScanFlag.FILL_IN_LOADS if any(s.has_missing for s in loads.sets) else 0)
-    return ResolvedLoads(loads, powers, calibration, mean_powers, int(flags)), n_read
+    return ResolvedLoads(loads, calibration, powers, scan, rx, used, int(flags)), n_read
 
 
 def calibrate_loads(

@@ -94,16 +94,15 @@ def _write_coordinates(
 
 def scan_attributes(
     scan: Scan, mode: Mode, loads: Loads, rx: Receiver, atmosphere: Atmosphere, settings: Settings,
-    qa: Mapping[str, Any], scan_flags: int, inputs: Mapping[str, Any], totals: TileTotals,
+    zero: Mapping[str, Any], qa: Mapping[str, Any], scan_flags: int, inputs: Mapping[str, Any], totals: TileTotals,
 ) -> dict[str, Any]:  # fmt: skip
     """Attributes of the scan group: no clock, host or timing, so that the same input and settings give the same bytes."""
     attrs = scan.source.attrs
     used = {
         name: {"value": value, "from": rx.origin.get(name, rx.origin["gains"])} for name, value in rx.values.items()
     }
-    if rx.origin["gains"] == "store":
-        used["gains"] = {"value": "gain_sig, gain_img", "from": "store"}
     used |= atmosphere.used
+    used["zero"] = dict(zero)
     if scan.source.rule.saturation is not None:
         from_store = "adc_saturation" in attrs and not settings.outranks_store("adc_saturation")
         layer = "store" if from_store else settings.layer("adc_saturation")
@@ -111,7 +110,7 @@ def scan_attributes(
     return {
         "complete": True,
         "scan_number": scan.id.number,
-        "source_name": attrs.get("source_name"),
+        "source_name": str(attrs["source_name"]) if "source_name" in attrs else None,
         "obs_mode": mode.name,
         "ta_scale": TA_SCALE,
         "t_sys_convention": T_SYS_CONVENTION,

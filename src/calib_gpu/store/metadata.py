@@ -252,7 +252,7 @@ def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
 
 def dump_json(doc: dict[str, Any]) -> bytes:
     """Strict JSON bytes: no NaN, keys in the order given."""
-    return json.dumps(doc, allow_nan=False, ensure_ascii=False).encode() + b"\n"  # no indent: that is ten times slower
+    return json.dumps(doc, allow_nan=False).encode() + b"\n"  # no indent: that is ten times slower
 
 
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:

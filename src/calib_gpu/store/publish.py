@@ -75,15 +75,16 @@ class Publisher:
 
         Where the file system has no locks it goes on without: they only save work, the rename is what counts.
         """
-        for last in (False, False, True):
+        for _ in range(3):
             folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
             disk.make_dirs(folder)
             lock = _lock(folder)
-            if last or (lock is not None and folder.is_dir()):
-                break
+            if lock is not None and folder.is_dir():
+                return folder, lock
             if lock is not None:
                 os.close(lock)
-        return folder, lock
+            disk.remove_tree(folder)
+        return folder, None
 
     def _remove_leftovers(self) -> None:
         for folder in (self.run / "staging").iterdir():

@@ -1,0 +1,226 @@
+"""Reading one ``source`` or ``calibration`` group against its table in :mod:`calib_gpu.schema`. Counts stay on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu import schema
+from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue
+from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.records import CountGroup, Subscan, Tuning
+from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.metadata import group_attrs, node_kind
+
+Arrays = Mapping[str, NDArray[Any]]
+
+MICROSECONDS_PER_DAY: Final = 86_400_000_000
+INT32_FILL: Final = -(2**31)
+COUNT_DTYPES: Final = ("int32", "uint32", "int64", "int16", "uint16", "float32", "float64")
+PER_SUBSCAN: Final = ("sobsmode", "mjd")
+"""Arrays whose values differ from subscan to subscan; of the other ``[S]`` arrays a scalar stands for all."""
+
+DIMENSION_NAMES: Final = {
+    "C": ("c", "channel", "channels"),
+    "D": ("d", "dump", "dumps"),
+    "R": ("r", "receiver", "receivers"),
+    "A": ("a", "array", "pixel", "pixels"),
+    "S": ("s", "subscan", "subscans"),
+}
+
+
+def subscan_class(text: str) -> str:
+    """A sobsmode string as it is compared: without blanks, upper case."""
+    return text.strip().upper()
+
+
+def texts(values: NDArray[Any]) -> list[str]:
+    """The strings of an array, flat."""
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
+
+
+class GroupReader:
+    """Reads a group: small arrays checked and converted, counts opened.
+
+    Numbers come as float64 or int64, strings as an object array, all with one of the axis orders of the table.
+    """
+
+    def __init__(self, path: Path, name: str, table: tuple[schema.Array, ...], scan_attrs: Mapping[str, Any]) -> None:
+        self.path, self.name, self.table = path, name, table
+        self.attrs = {**scan_attrs, **group_attrs(path)}
+
+    def read(self) -> CountGroup:
+        """The group; a :class:`calib_gpu.errors.ScanFailure` names array, value and rule of what is wrong."""
+        counts = self._open_counts()
+        shape: tuple[int, int, int, int, int] = counts.shape  # type: ignore[assignment]
+        sizes = dict(zip(schema.COUNT_AXES, shape, strict=True))
+        read = {row.name: self._read(row, sizes) for row in self.table if row.name != "data_5d"}
+        arrays = {name: values for name, values in read.items() if values is not None}
+        rule = self._sample_rule(counts)
+        per_dump = self._choice("exptime_kind", "subscan", ("subscan", "dump")) == "dump"
+        subscans = self._subscans(arrays, counts, rule, per_dump=per_dump)
+        epoch = round(float(arrays["mjd"][0]) * MICROSECONDS_PER_DAY)
+        tuning = self._tuning(arrays, shape)
+        return CountGroup(self.name, shape, subscans, epoch, tuning, counts, rule, per_dump, self.attrs, arrays)
+
+    def _label(self, array: str) -> str:
+        return f"{self.name}/{array}"
+
+    def _open_counts(self) -> ChunkedArray:
+        label = self._label("data_5d")
+        if node_kind(self.path / "data_5d") != "array":
+            raise MissingValue("required array is missing", array=label)
+        counts = ChunkedArray(self.path / "data_5d", label, absent_is_fill=False)
+        if len(counts.shape) != 5 or min(counts.shape) < 1:
+            rule = "five axes C, D, R, A, S, none empty"
+            raise BadShape("wrong shape", array=label, value=counts.shape, rule=rule)
+        if counts.meta.dtype is None or counts.dtype.name not in COUNT_DTYPES:
+            raise BadType("wrong type", array=label, value=str(counts.meta.dtype), rule=" or ".join(COUNT_DTYPES))
+        for found, axis in zip(counts.meta.dims or (), schema.COUNT_AXES, strict=False):
+            if found is not None and found.lower() not in DIMENSION_NAMES[axis]:
+                rule = "dimension_names C, D, R, A, S"
+                raise BadShape("axes in another order", array=label, value=counts.meta.dims, rule=rule)
+        return counts
+
+    def _sample_rule(self, counts: ChunkedArray) -> SampleRule:
+        """What makes a sample missing or saturated; also decides whether an absent chunk means missing samples."""
+        kind, fill = counts.dtype.kind, counts.meta.attrs.get("fill", self.attrs.get("fill"))
+        if fill is None and kind == "i":
+            fill = INT32_FILL
+        if kind == "f":
+            fill = None
+        elif fill is not None:
+            value = self._finite("fill", fill)
+            if value != int(value):
+                raise BadType("attribute is not an integer", array=self._label("fill"), value=fill)
+            fill = int(fill)
+        saturation = self.attrs.get("adc_saturation")
+        if saturation is not None and not self._finite("adc_saturation", saturation) > 0.0:
+            raise BadType(
+                "not a saturation level", array=self._label("adc_saturation"), value=saturation, rule="> 0 counts"
+            )
+        zarr_fill = counts.meta.fill_value
+        counts.absent_is_fill = zarr_fill is not None and bool(
+            zarr_fill == fill or (kind == "f" and np.isnan(zarr_fill))
+        )
+        return SampleRule(fill, None if saturation is None else float(saturation))
+
+    def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
+        label = self._label(row.name)
+        if node_kind(self.path / row.name) != "array":
+            if row.required:
+                raise MissingValue("required array is missing", array=label, rule=row.meaning)
+            return None
+        values = ChunkedArray(self.path / row.name, label, absent_is_fill=True).values()
+        wanted = [tuple(sizes[axis] for axis in order) for order in row.axes]
+        scalar = values.shape == () and ("S",) in row.axes and row.name not in PER_SUBSCAN
+        if values.shape not in wanted and not scalar:
+            orders = (f"[{','.join(order)}] = {list(shape)}" for order, shape in zip(row.axes, wanted, strict=True))
+            raise BadShape("wrong shape", array=label, value=list(values.shape), rule=" or ".join(orders))
+        if row.dtype == "str":
+            if values.dtype.kind not in "OUST":
+                raise BadType("not strings", array=label, value=str(values.dtype))
+            return np.array(texts(values), dtype=object).reshape(values.shape)
+        if values.dtype.kind not in "iuf":
+            raise BadType("wrong type", array=label, value=str(values.dtype), rule="a number")
+        if row.dtype == "int":
+            if values.dtype.kind == "f" and not np.all(values == np.rint(values)):
+                raise BadType("not whole numbers", array=label, value=str(values.ravel()[:4]))
+            return values.astype(np.int64)
+        return values.astype(np.float64)
+
+    def _tuning(self, arrays: Arrays, shape: tuple[int, int, int, int, int]) -> Tuning:
+        """Frequencies of the first subscan, after the check that all have the same axis."""
+        applied = self.attrs.get("freq_off_applied", True)
+        if not isinstance(applied, bool):
+            raise BadType("attribute is not true or false", array=self._label("freq_off_applied"), value=applied)
+        base = self._finite("ref_channel_base", self.attrs.get("ref_channel_base", 0.0))
+        offset = arrays["freq_off"] if not applied and "freq_off" in arrays else np.zeros(())
+        names = arrays.get("frontend_backends")
+        pixels = None if names is None else tuple(dict.fromkeys(names.ravel()))
+        tuning_id = self.attrs.get("tuning_id")
+        columns = np.broadcast_arrays(
+            np.zeros(shape[4]), arrays["signal_freq"] + offset, arrays["image_freq"] + offset, arrays["freq_res"],
+            arrays["ref_channel"] - base,
+        )[1:]  # fmt: skip
+        tunings = [
+            Tuning(s_0, i_0, step, ref, shape[0], None if tuning_id is None else str(tuning_id), pixels)
+            for s_0, i_0, step, ref in dict.fromkeys(zip(*(column.tolist() for column in columns), strict=True))
+        ]
+        ends = np.array([t.ends() for t in tunings])
+        if not np.all(np.isfinite(ends)):
+            worst = next(
+                name
+                for name in ("signal_freq", "image_freq", "freq_res", "ref_channel")
+                if not np.all(np.isfinite(arrays[name]))
+            )
+            raise FrequencyMismatch(
+                "not a number", array=self._label(worst), value="nan", rule="frequencies must be finite"
+            )
+        spread = float(np.ptp(ends, axis=0).max())
+        if spread > 0.5 * abs(tunings[0].spacing):
+            raise FrequencyMismatch(
+                "more than one frequency axis in a scan", array=self._label("signal_freq"), value=f"{spread:g} Hz spread",
+                rule="at most half a channel",
+            )  # fmt: skip
+        return tunings[0]
+
+    def _subscans(
+        self, arrays: Arrays, counts: ChunkedArray, rule: SampleRule, *, per_dump: bool
+    ) -> tuple[Subscan, ...]:
+        n = counts.shape[4]
+        mjd = arrays["mjd"]
+        if not np.all(np.isfinite(mjd)):
+            bad = f"subscan {int(np.argmin(np.isfinite(mjd)))}"
+            raise MissingValue(
+                "time is not a number", array=self._label("mjd"), value=bad, rule="every subscan has a time"
+            )
+        nothing = np.array(np.nan)
+        exptime, elevation = (np.broadcast_to(arrays.get(name, nothing), (n,)) for name in ("exptime", "elevation"))
+        n_dump = np.broadcast_to(arrays["n_dump"], (n,)) if "n_dump" in arrays else None
+        start = self._choice("time_ref", "mid", ("mid", "start")) == "start"
+        out = []
+        for s in range(n):
+            dumps = None if n_dump is None else int(n_dump[s])
+            if dumps is not None and not 0 <= dumps <= counts.shape[1]:
+                rule_text = f"0 to {counts.shape[1]}"
+                raise BadShape("impossible number of dumps", array=self._label("n_dump"), value=dumps, rule=rule_text)
+            stored = (float(mjd[s]) - float(mjd[0])) * MICROSECONDS_PER_DAY
+            half = 0.0
+            if start:
+                if not np.isfinite(exptime[s]):
+                    rule_text = "mid-time = mjd + exptime / 2"
+                    raise MissingValue("needed with time_ref = start", array=self._label("exptime"), rule=rule_text)
+                half = 0.5e6 * float(exptime[s])
+                if per_dump:
+                    half *= dumps if dumps is not None else count_dumps(counts, rule, s)
+            kind = schema.SUBSCAN_CLASSES.get(subscan_class(str(arrays["sobsmode"][s])), "")
+            mid, begin = int(np.rint(stored + half)), int(np.rint(stored))
+            out.append(Subscan(s, kind, mid, begin, float(mjd[s]), float(elevation[s]), float(exptime[s]), dumps))
+        return tuple(out)
+
+    def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.attrs.get(name, default)
+        if value not in choices:
+            raise BadType("attribute not understood", array=self._label(name), value=value, rule=" or ".join(choices))
+        return str(value)
+
+    def _finite(self, name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise BadType("attribute is not a number", array=self._label(name), value=value)
+        return float(value)
+
+
+def count_dumps(counts: ChunkedArray, rule: SampleRule, subscan: int) -> int:
+    """Number of dumps of a subscan that hold any valid sample; reads it pixel by pixel."""
+    c, d, n_r, n_a, _ = counts.shape
+    found, buffer = np.zeros(d, dtype=bool), np.empty((c, d), counts.dtype)
+    for r, a in np.ndindex(n_r, n_a):
+        region = (slice(0, c), slice(0, d), slice(r, r + 1), slice(a, a + 1), slice(subscan, subscan + 1))
+        counts.read(region, buffer[:, :, None, None, None])
+        found |= rule.valid(buffer, d).any(axis=0)
+    return int(np.count_nonzero(found))
