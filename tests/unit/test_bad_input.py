@@ -74,21 +74,17 @@ def swapped_loads(scan: SmallScan) -> None:
     scan.loads = scan.loads[..., ::-1].copy()
 
 
-def chunk(scan: Path, group: str = "source") -> Path:
-    return next((scan / group / "data_5d" / "c").rglob("0"))
-
-
 def cut(scan: Path) -> None:
-    path = sorted(p for p in (scan / "source" / "data_5d" / "c").rglob("*") if p.is_file())[0]
+    path = sorted(p for p in (scan / "source" / "data_5d").glob("c.*") if p.is_file())[0]
     path.write_bytes(path.read_bytes()[:-40])
 
 
 def unlink(scan: Path) -> None:
-    sorted(p for p in (scan / "source" / "data_5d" / "c").rglob("*") if p.is_file())[0].unlink()
+    sorted(p for p in (scan / "source" / "data_5d").glob("c.*") if p.is_file())[0].unlink()
 
 
 def flip(scan: Path) -> None:
-    path = sorted(p for p in (scan / "source" / "data_5d" / "c").rglob("*") if p.is_file())[0]
+    path = sorted(p for p in (scan / "source" / "data_5d").glob("c.*") if p.is_file())[0]
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 3] ^= 4
     path.write_bytes(raw)
@@ -130,9 +126,9 @@ AFTER: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "no sobsmode": (remove("source", "sobsmode"), "MissingValue", ("source/sobsmode",)),
     "no elevation": (remove("source", "elevation"), "MissingValue", ("elevation",)),
     "no tcold": (remove("calibration", "tcold"), "MissingValue", ("calibration/tcold",)),
-    "missing chunk": (unlink, "Unreadable", ("source/data_5d", "c/0/0/0/0", "missing")),
-    "chunk cut": (cut, "Unreadable", ("source/data_5d", "c/0/0/0/0")),
-    "bit flipped": (flip, "Unreadable", ("source/data_5d", "c/0/0/0/0")),
+    "missing chunk": (unlink, "Unreadable", ("source/data_5d", "c.0.0.0.0", "missing")),
+    "chunk cut": (cut, "Unreadable", ("source/data_5d", "c.0.0.0.0")),
+    "bit flipped": (flip, "Unreadable", ("source/data_5d", "c.0.0.0.0")),
     "complex counts": (document("source/data_5d", data_type="complex64"), "BadType", ("source/data_5d",)),
     "rank 4": (document("source/data_5d", shape=[32, 2, 1, 1]), "Unreadable", ("data_5d",)),
     "axes turned": (document("source/data_5d", dimension_names=list("SDRAC")), "BadShape", ("data_5d", "C, D, R, A, S")),

@@ -145,7 +145,7 @@ def test_same_bytes_for_any_number_of_workers(tmp_path):
     assert tree(tmp_path / "one.zarr") == tree(tmp_path / "two.zarr")
     assert tree(tmp_path / "one.truth.zarr") == tree(tmp_path / "two.truth.zarr")
     simulate(tmp_path / "other.zarr", SimulationConfig(shape=SMALL, n_scans=2, seed=2))
-    counts = "scan_025650/source/data_5d/c/0/0/0/0/0"
+    counts = "scan_025650/source/data_5d/c.0.0.0.0.0"
     assert tree(tmp_path / "one.zarr")[counts] != tree(tmp_path / "other.zarr")[counts]
 
 
@@ -303,7 +303,7 @@ def test_truth_round_trip(tmp_path):
         for name in ("trec", "gain", "gain_sig", "spiked", "line_profile", "b_image"):
             np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
         np.testing.assert_array_equal(expected_spectra(read, 25650, 2, 1, 1), expected_spectra(written, 25650, 2, 1, 1))
-    (tmp_path / "t.truth.zarr/receiver/trec/c/0/0/0").write_bytes(b"cut")
+    (tmp_path / "t.truth.zarr/receiver/trec/c.0.0.0").write_bytes(b"cut")
     for path in (tmp_path / "t.zarr", tmp_path / "nothing.zarr"):
         with pytest.raises(StoreUnusable):
             read_truth(path)

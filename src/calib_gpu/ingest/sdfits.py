@@ -276,7 +276,7 @@ def _write_all(out: Path, loads: list[_Group], science: list[_Group]) -> list[st
     try:
         writer = L0Writer(temporary, {"telescope": "GBT", "instrument": FRONTEND})
         lines = [_write(writer, group, loads) for group in sorted([*loads, *science], key=lambda g: g.scan)]
-        disk.sync_dirs_below(temporary)
+        disk.make_durable(temporary)
         if not disk.rename(temporary, out):
             raise disk.not_empty(out)
     finally:

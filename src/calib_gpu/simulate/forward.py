@@ -61,7 +61,7 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
         _run(jobs, workers or usable_cores())
         write_truth(parts[1], truth)
         for part, final in zip(parts, (path, beside), strict=True):
-            disk.sync_dirs_below(part)
+            disk.make_durable(part)
             if not disk.rename(part, final):
                 raise disk.not_empty(final)
     finally:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.simulate.config import SimulationConfig
-from calib_gpu.store import codecs, disk
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.metadata import array_document, dump_json, group_attrs, group_document, node_kind
+from calib_gpu.store.metadata import group_attrs, node_kind
+from calib_gpu.store.small import write_array, write_group
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -180,28 +180,20 @@ def write_truth(path: Path, truth: Truth) -> None:
     """Write the truth to a new group."""
     roles = {str(number): role for number, role in truth.roles.items()}
     attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": truth.config.document(), "roles": roles}
-    _write_group(path, attrs)
+    write_group(path, attrs)
     for group in ("receiver", "sky"):
-        _write_group(path / group, {})
+        write_group(path / group, {})
     for group, name, axes, unit in _TABLE:
         _write_array(path / group / name, getattr(truth, name), axes, unit)
     for number, scan in truth.scans.items():
         folder = path / f"scan_{number:06d}"
-        _write_group(folder, {"role": scan.role, "load_scan": scan.load_scan})
+        write_group(folder, {"role": scan.role, "load_scan": scan.load_scan})
         for name, axes, unit in _SCAN_TABLE:
             _write_array(folder / name, getattr(scan, name), axes, unit)
 
 
-def _write_group(path: Path, attrs: dict[str, Any]) -> None:
-    disk.write_file(path / "zarr.json", dump_json(group_document(attrs)))
-
-
 def _write_array(path: Path, values: NDArray[Any], axes: str, unit: str) -> None:
-    dims = tuple(axes.split())
-    doc = array_document(values.shape, values.dtype.name, values.shape, dims, {"units": unit} if unit else {}, level=1)
-    disk.write_file(path / "zarr.json", dump_json(doc))
-    key = "/".join(["c", *("0" for _ in dims)])
-    disk.write_file(path / key, codecs.encode_zstd(np.ascontiguousarray(values), 1))
+    write_array(path, values, tuple(axes.split()), {"units": unit} if unit else {}, level=1)
 
 
 def read_truth(path: str | os.PathLike[str]) -> Truth:

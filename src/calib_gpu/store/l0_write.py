@@ -12,9 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from calib_gpu import schema
 from calib_gpu.records import ScanId
-from calib_gpu.store import codecs, disk
-from calib_gpu.store.metadata import array_document, dump_json, encode_strings, group_document
+from calib_gpu.store import disk
+from calib_gpu.store.metadata import array_document, chunk_key, dump_json
 from calib_gpu.store.shards import MAX_SHARD_BYTES, ShardWriter
+from calib_gpu.store.small import write_array, write_group
 
 FORMAT: Final = "l0-heterodyne"
 FORMAT_VERSION: Final = "1.0"
@@ -30,18 +31,14 @@ class L0Writer:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise disk.not_empty(path)
         disk.make_dirs(path)
-        self._group(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs})
-
-    @staticmethod
-    def _group(path: Path, attrs: Mapping[str, Any]) -> None:
-        disk.write_file(path / "zarr.json", dump_json(group_document(dict(attrs))))
+        write_group(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs})
 
     def scan(self, scan: ScanId, attrs: Mapping[str, Any]) -> None:
         """Create a scan group (and the group of its band) with its attributes."""
         top = self.path / f"scan_{scan.number:06d}"
         if scan.band and not (top / "zarr.json").exists():
-            self._group(top, {"scan_number": scan.number})
-        self._group(self.path / scan.path, {"scan_number": scan.number, **attrs})
+            write_group(top, {"scan_number": scan.number})
+        write_group(self.path / scan.path, {"scan_number": scan.number, **attrs})
 
     def group(
         self, scan: ScanId, name: str, arrays: Mapping[str, Any], shape: tuple[int, int, int, int, int],
@@ -52,25 +49,16 @@ class L0Writer:
         ``arrays`` maps names of :mod:`calib_gpu.schema` to values; their axes follow from the table and the shape.
         """
         folder = self.path / scan.path / name
-        self._group(folder, {})
+        write_group(folder, {})
         table = {row.name: row for row in (schema.L0_SOURCE if name == "source" else schema.L0_CALIBRATION)}
         sizes = dict(zip(schema.COUNT_AXES, shape, strict=True))
         for key, given in arrays.items():
             values = np.asarray(given, dtype=object if table[key].dtype == "str" else None)
             axes = next(o for o in table[key].axes if tuple(sizes[x] for x in o) == values.shape)
-            self._small(folder / key, values, axes, table[key])
+            row = table[key]
+            about = {"units": row.unit, "long_name": row.meaning} if row.unit else {"long_name": row.meaning}
+            write_array(folder / key, values, axes, about, LEVEL)
         return CountsWriter(folder / "data_5d", shape, np.dtype(dtype), dict(attrs or {}))
-
-    @staticmethod
-    def _small(folder: Path, values: NDArray[Any], axes: tuple[str, ...], row: schema.Array) -> None:
-        kind = "string" if row.dtype == "str" else values.dtype.name
-        attrs = {"units": row.unit, "long_name": row.meaning} if row.unit else {"long_name": row.meaning}
-        chunk = tuple(max(n, 1) for n in values.shape)
-        doc = array_document(values.shape, kind, chunk, axes, attrs, level=LEVEL)
-        disk.write_file(folder / "zarr.json", dump_json(doc))
-        raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values)
-        key = "/".join(["c", *("0" for _ in axes)])
-        disk.write_file(folder / key, codecs.encode_zstd(raw, LEVEL))
 
 
 class CountsWriter:
@@ -106,7 +94,7 @@ class CountsWriter:
 
     def open(self, r: int, a: int, subscans: range) -> PixelShard:
         """Start the shard of one of :meth:`blocks`."""
-        key = f"c/0/0/{r}/{a}/{subscans.start // self.block}"
+        key = chunk_key(0, 0, r, a, subscans.start // self.block)
         return PixelShard(self, ShardWriter(self.folder / key, (self.n_inner, 1, 1, 1, self.block), LEVEL))
 
     def write_all(self, counts: NDArray[Any]) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu import schema
-from calib_gpu.store import codecs, disk
-from calib_gpu.store.metadata import array_document, dump_json, encode_strings, group_document, sealed
+from calib_gpu.store import disk
+from calib_gpu.store.metadata import array_document, chunk_key, dump_json, group_document, sealed
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
+from calib_gpu.store.small import write_array
 
 ROWS: Final = {row.name: row for row in schema.L1_ARRAYS}
 
@@ -76,23 +77,22 @@ class ScanWriter:
     ) -> None:
         """Write an array whole: one chunk, or one inner chunk a pixel for ``[C, R, A]``."""
         row = ROWS[name]
-        kind = "string" if row.dtype == "str" else row.dtype
-        inner = (values.shape[0], 1, 1) if axes == ("C", "R", "A") else None
-        chunk = tuple(max(n, 1) for n in values.shape)
-        self._document(name, values.shape, kind, chunk, axes, inner, attributes)
-        key = "/".join([name, "c", *("0" for _ in axes)])
-        if inner is not None:
-            shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.level)
-            try:
-                for r, a in np.ndindex(values.shape[1:]):
-                    shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
-                self.record(key, shard.close())
-            except BaseException:
-                shard.abandon()
-                raise
+        if axes != ("C", "R", "A"):
+            typed = values.astype(object if row.dtype == "str" else row.dtype)
+            files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.level)
+            for file, entry in files.items():
+                self.record(f"{name}/{file}", entry)
             return
-        raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values, dtype=row.dtype)
-        self.record(key, disk.write_file(self.folder / key, codecs.encode_zstd(raw, self.level)))
+        self._document(name, values.shape, row.dtype, values.shape, axes, (values.shape[0], 1, 1), attributes)
+        key = f"{name}/{chunk_key(0, 0, 0)}"
+        shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.level)
+        try:
+            for r, a in np.ndindex(values.shape[1:]):
+                shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
+            self.record(key, shard.close())
+        except BaseException:
+            shard.abandon()
+            raise
 
     def write_streamed_documents(self) -> None:
         """The metadata of spectra, flags and T_sys."""
@@ -112,15 +112,10 @@ class ScanWriter:
         self, name: str, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], axes: tuple[str, ...],
         inner: tuple[int, ...] | None, attributes: dict[str, Any] | None,
     ) -> None:  # fmt: skip
-        row = ROWS[name]
-        attrs: dict[str, Any] = {
-            "long_name": row.meaning,
-            **({"units": row.unit} if row.unit else {}),
-            **(attributes or {}),
-        }
+        attrs = _attributes(name, attributes)
         dims = set(axes)
         coords = [n for n in schema.L1_COORDINATES if n != name and any(set(o) <= dims for o in ROWS[n].axes)]
-        if name in ("spectra", "flags", "t_sys") and coords:
+        if name in ("spectra", "flags", "t_sys"):
             attrs["coordinates"] = " ".join(coords)
         doc = array_document(shape, dtype, chunk, axes, attrs, inner=inner, level=self.level)
         key = f"{name}/zarr.json"
@@ -131,8 +126,14 @@ class ScanWriter:
         files = {name: f"{size}:{crc:08x}" for name, (size, crc) in sorted(self.manifest.items())}
         document, digest = sealed(group_document({**attributes, "files": files}))
         self.record("zarr.json", disk.write_file(self.folder / "zarr.json", dump_json(document)))
-        disk.sync_dirs_below(self.folder)
+        disk.make_durable(self.folder)
         return digest
+
+
+def _attributes(name: str, more: dict[str, Any] | None) -> dict[str, Any]:
+    """Attributes of an array: its row of the table, and what is given besides."""
+    row = ROWS[name]
+    return {"long_name": row.meaning, **({"units": row.unit} if row.unit else {}), **(more or {})}
 
 
 def flag_attributes() -> dict[str, Any]:
@@ -153,9 +154,9 @@ class LaneWriter:
         step_r, step_a = scan.pixels
         r, a = lane.r.start // step_r, lane.a.start // step_a
         self._keys = {
-            "spectra": f"spectra/c/0/0/{r}/{a}/{lane.on}",
-            "flags": f"flags/c/0/0/{r}/{a}/{lane.on}",
-            "t_sys": f"t_sys/c/0/{r}/{a}/{lane.on}",
+            "spectra": f"spectra/{chunk_key(0, 0, r, a, lane.on)}",
+            "flags": f"flags/{chunk_key(0, 0, r, a, lane.on)}",
+            "t_sys": f"t_sys/{chunk_key(0, r, a, lane.on)}",
         }
         grids = {"spectra": (1, scan.n_block, step_r, step_a, 1), "t_sys": (1, step_r, step_a, 1)}
         grids["flags"] = grids["spectra"]

@@ -295,13 +295,18 @@ def array_document(
         "shape": list(shape),
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": default_fill(dtype) if fill_value is None else fill_value,
         "codecs": chain,
         "attributes": attributes,
         "dimension_names": list(dims),
         "storage_transformers": [],
     }
+
+
+def chunk_key(*coords: int) -> str:
+    """File name of a chunk of our arrays; with "." all chunks of an array lie in one folder, not in one a dimension."""
+    return ".".join(("c", *map(str, coords)))
 
 
 def default_fill(dtype: str) -> Any:

@@ -7,6 +7,7 @@ each running process, which holds a lock on it. Folders whose lock is free are l
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -18,6 +19,8 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import SCAN_NAME
 from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json, sealed
+
+log = logging.getLogger("calib_gpu")
 
 FORMAT = "l1-heterodyne"
 FORMAT_VERSION = "1.0"
@@ -119,6 +122,10 @@ class Publisher:
         if overwrite and target.is_dir():
             disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
         if disk.rename(staged, target):
+            try:
+                disk.sync_dir(target.parent)
+            except OutputError as error:  # it is there and complete: not a failure of the scan
+                log.warning("%s is published, but the file system did not confirm it: %s", scan, error)
             return True
         mine, theirs = group_attrs(staged), group_attrs(target)
         disk.remove_tree(staged)

@@ -1,0 +1,32 @@
+"""Writing small arrays and groups: one document and one chunk each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.store import codecs, disk
+from calib_gpu.store.metadata import array_document, chunk_key, dump_json, encode_strings, group_document
+
+Entry = tuple[int, int]
+"""Size and crc32c of a file."""
+
+
+def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    """Create a group."""
+    disk.write_file(folder / "zarr.json", dump_json(group_document(attributes)))
+
+
+def write_array(
+    folder: Path, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any], level: int
+) -> dict[str, Entry]:
+    """Write an array (numbers, bool or an object array of strings) as one chunk; the files by name."""
+    kind = "string" if values.dtype == object else values.dtype.name
+    chunk = tuple(max(n, 1) for n in values.shape)
+    document = array_document(values.shape, kind, chunk, axes, attributes, level=level)
+    raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values)
+    files = {"zarr.json": dump_json(document), chunk_key(*(0 for _ in axes)): codecs.encode_zstd(raw, level)}
+    return {name: disk.write_file(folder / name, data) for name, data in files.items()}
