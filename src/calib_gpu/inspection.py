@@ -228,20 +228,29 @@ def _load_table(store: L0Store, scan: ScanId, settings: Settings, reader: Reader
 def _l1(path: Path, number: int | None) -> list[Table]:
     scans = published_scans(path)
     if number is not None:
+        failed = [f["message"] for f in _failures(path) if f["scan"].startswith(f"scan_{number:06d}")]
+        if failed:
+            return [Table(f"scan_{number:06d}: not calibrated", ("failure",), [(text,) for text in failed])]
         return [table for scan in _chosen(scans, number, path) for table in _l1_scan(path, scan)]
-    rows = []
+    rows, notes = [], ["numbers are medians over pixels"]
     for scan in scans:
         a = group_attrs(path / scan.path)
         qa = a.get("qa", {})
         medians = (_median(qa.get(name)) for name in ("trec_median", "tsys_median", "rms_ratio", "nan_fraction"))
         head = (str(scan), str(a.get("source_name", "")), str(a.get("obs_mode")))
-        pwv = (_text(a.get("pwv_mm"), ".3f"), str(a.get("pwv_status")))
-        rows.append((*head, *pwv, *medians, ", ".join(qa.get("warnings", []))))
-    columns = ("scan", "source", "mode", "PWV mm", "fit", "T_rec K", "T_sys K", "rms ratio", "flagged", "QA warnings")
-    notes = ["numbers are medians over pixels"]
-    if (path / "failures.json").is_file():
-        notes += [f"failed: {f['message']}" for f in json.loads((path / "failures.json").read_bytes())]
+        rows.append((*head, _text(a.get("pwv_mm"), ".3f"), str(a.get("pwv_status")), *medians))
+        if qa.get("warnings"):
+            notes.append(f"{scan} QA warnings: {', '.join(qa['warnings'])}")
+        if a.get("transmission_corrected") is False:
+            notes.append(f"{scan} is not corrected for the atmosphere")
+    columns = ("scan", "source", "mode", "PWV mm", "fit", "T_rec K", "T_sys K", "rms ratio", "flagged")
+    notes += [f"failed: {failure['message']}" for failure in _failures(path)]
     return [Table(f"L1 {path}", columns, rows, tuple(notes))]
+
+
+def _failures(path: Path) -> list[dict[str, str]]:
+    file = path / "failures.json"
+    return list(json.loads(file.read_bytes())) if file.is_file() else []
 
 
 def _l1_scan(path: Path, scan: ScanId) -> list[Table]:
@@ -263,14 +272,28 @@ def _l1_scan(path: Path, scan: ScanId) -> list[Table]:
                 )
             )
     hidden = ("qa", "files", "settings", "inputs", "receiver")
-    scalars = [(name, json.dumps(value)) for name, value in attrs.items() if name not in hidden]
-    used = [(name, f"{v['value']} ({v['from']})") for name, v in attrs.get("receiver", {}).items()]
-    qa = [(name, json.dumps(value)[:100]) for name, value in attrs.get("qa", {}).items()]
+    shown = {name: value for name, value in attrs.items() if name not in hidden}
+    bits = int(attrs.get("scan_flags", 0))
+    shown["scan_flags"] = f"{bits} {' '.join(str(f.name) for f in schema.ScanFlag if bits & f)}".strip()
+    scalars = [(name, _short(value)) for name, value in shown.items()]
+    used = [(name, f"{_short(v['value'])} ({v['from']})") for name, v in attrs.get("receiver", {}).items()]
+    qa = [(name, _short(value)) for name, value in attrs.get("qa", {}).items()]
     return [
         Table(f"{scan}: arrays", ("array", "axes", "shape", "type", "unit", "meaning"), arrays),
         Table(f"{scan}: attributes", ("name", "value"), scalars + used),
         Table(f"{scan}: QA", ("metric", "value [R][A]"), qa),
     ]
+
+
+def _short(value: Any) -> str:
+    """A value of an attribute to be read by a person: floats with six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return f"[{', '.join(_short(v) for v in value)}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_short(v)}" for name, v in value.items())
+    return "none" if value is None else str(value)
 
 
 def _text(value: Any, spec: str) -> str:
@@ -282,4 +305,7 @@ def _median(values: Any) -> str:
         return ""
     numbers = np.array(values, dtype=float).ravel()
     numbers = numbers[np.isfinite(numbers)]
-    return f"{np.median(numbers):.3g}" if numbers.size else ""
+    if not numbers.size:
+        return ""
+    median = float(np.median(numbers))
+    return f"{median:.0f}" if median >= 100.0 else f"{median:.3g}"

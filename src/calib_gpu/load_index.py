@@ -55,10 +55,6 @@ class LoadIndex:
         index.candidates.sort(key=lambda c: (c.time_us, c.scan))
         return index
 
-    def group_of(self, scan: ScanId) -> CountGroup:
-        """The calibration group of a candidate."""
-        return next(c.group for c in self.candidates if c.scan == scan)
-
 
 @dataclass(frozen=True)
 class LoadChoice:

@@ -25,7 +25,7 @@ from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.store.publish import Publisher
+from calib_gpu.store.publish import Publisher, published_scans
 from calib_gpu.stream import Workers, usable_cores
 
 log = logging.getLogger("calib_gpu")
@@ -121,6 +121,12 @@ def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
     return [scan for scan in ids if is_science(store, scan)]
 
 
+def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> list[str]:
+    """Scans that were asked for by number but are not science scans."""
+    wanted = set(numbers or ())
+    return [str(scan) for scan in store.scan_ids() if scan.number in wanted and scan not in ids]
+
+
 def calibrate(
     l0: str | os.PathLike[str],
     l1: str | os.PathLike[str],
@@ -165,6 +171,8 @@ def calibrate(
     _apart(source, target)
     ids = select_scans(store, scans)
     report = RunReport(str(source), str(target), backend.describe())
+    if loads_only := numbers_without_science(store, scans, ids):
+        log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
     publisher = Publisher(target, source.name, settings.numeric(), overwrite=settings.overwrite)
     workers = Workers(settings.workers or usable_cores())
     if stop is not None:
@@ -224,7 +232,9 @@ class _Run:
 
     def _sort_out(self, ids: list[ScanId]) -> list[ScanId]:
         """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
-        todo, differing = [], []
+        todo, differing, skipped = [], [], []
+        if self.overwrite:
+            self._warn_of_mixture(ids)
         for scan in ids:
             done = None if self.overwrite else self.publisher.done(scan)
             if done is None:
@@ -240,13 +250,25 @@ class _Run:
             if reason:
                 differing.append(f"{scan} ({reason})")
             else:
-                self._finish(line)
+                skipped.append(line)
         if differing:
             raise ConfigError(
                 f"{len(differing)} scan(s) are done differently: {'; '.join(differing[:5])}", array=str(self.publisher.path),
                 rule="one store, one set of settings", fix="use --overwrite to replace them, or another output path",
             )  # fmt: skip
+        for line in skipped:
+            self._finish(line)
         return todo
+
+    def _warn_of_mixture(self, ids: list[ScanId]) -> None:
+        """Replacing a part of a store may leave it with two sets of settings."""
+        digest = self.runner.settings.digest()
+        others = [
+            str(scan) for scan in published_scans(self.publisher.path)
+            if scan not in ids and (self.publisher.done(scan) or {}).get("settings_digest") != digest
+        ]  # fmt: skip
+        if others:
+            log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))
 
     def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None], last: bool) -> None:
         loaded = _result(future, self.runner.workers)
@@ -287,6 +309,8 @@ class _Run:
         if line.status == "failed":
             log.error("%s", line.message)
         else:
+            if line.status == "ok":
+                log.info("%s", summary_line(line))
             log.info("%s", timing_line(line))
         self.progress.end(line)
 
@@ -312,10 +336,17 @@ def _result(future: Future[LoadedScan], workers: Workers) -> LoadedScan:
     return future.result()
 
 
+def summary_line(line: ScanReport) -> str:
+    """The log line of what a scan gave: water vapour, system temperature, flagged samples, QA warnings."""
+    pwv = "no atmosphere" if line.pwv_mm is None else f"PWV {line.pwv_mm:.3f} mm ({line.pwv_status})"
+    t_sys = "" if line.t_sys_k is None else f", T_sys {line.t_sys_k:.0f} K"
+    qa = f", QA: {', '.join(line.qa_warnings)}" if line.qa_warnings else ""
+    return f"{line.scan}: {pwv}{t_sys}, {100.0 * line.flagged:.1f} % flagged{qa}"
+
+
 def timing_line(line: ScanReport) -> str:
     """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
     if line.status == "skipped":
         return f"{line.scan}: skipped, done with the same settings"
     times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in TIMINGS)
-    pwv = "" if line.pwv_mm is None else f" pwv={line.pwv_mm:.3f}mm({line.pwv_status})"
-    return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}{pwv}"
+    return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}"

@@ -56,8 +56,8 @@ class ScanId:
 class Subscan:
     """One subscan: class (ON OFF HOT COLD SKY ZERO, or empty if unknown) and its scalars.
 
-    ``time_us`` is the mid-time and ``start_us`` the stored time, both integer microseconds after the group's first
-    mjd; ``n_dump`` is None where the store does not tell; ``dump_time`` (s) is None until n_dump is known.
+    ``time_us`` is the mid-time and ``stored_us`` the time as stored, both integer microseconds after the group's first
+    mjd; ``n_dump`` is None where the store does not tell.
     """
 
     index: int
@@ -212,8 +212,6 @@ class Loads:
     sets: tuple[LoadSet, ...]
     age_s: float
     previous: LoadSet | None = None
-    scan_flags: int = 0
-    warnings: tuple[str, ...] = ()
 
     def weight(self, time_us: float) -> float:
         """Weight of the second set at an absolute time, clamped to the interval between the sets."""
@@ -233,6 +231,7 @@ class Receiver:
     eta_c: float
     values: Mapping[str, Any]
     origin: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -311,6 +310,9 @@ class ScanReport:
     warnings: list[str] = field(default_factory=list)
     pwv_mm: float | None = None
     pwv_status: str = ""
+    t_sys_k: float | None = None
+    flagged: float = 0.0
+    qa_warnings: list[str] = field(default_factory=list)
     digest: str = ""
 
     def as_dict(self) -> dict[str, Any]:

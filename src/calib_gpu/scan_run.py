@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
@@ -16,6 +19,7 @@ from calib_gpu.modes import Mode
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId, ScanReport
+from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
 from calib_gpu.stages.calibrate import calibrate_scan
@@ -28,6 +32,7 @@ from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.stream import Workers
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
+FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
 @dataclass
@@ -56,7 +61,7 @@ class ScanRunner:
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
-        self._paper_finder = LoadFinder(index, settings, lambda scan: True)
+        self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -71,17 +76,22 @@ class ScanRunner:
         if done.get("engine_version") != __version__:
             return f"engine version {done.get('engine_version')}"
         if done.get("settings_digest") != self.settings.digest():
-            return "other settings"
+            return f"other settings: {', '.join(self._changed(done)) or 'their origin'}"
         known = done.get("inputs", {}).get("sha256", {})
         missing = [name for name in known if name != "atmosphere" and not (self.store.path / name).is_dir()]
         now = {name: self._digest(name) for name in known if name not in missing}
         changed = missing + [name for name, digest in now.items() if known[name] != digest]
         return f"other input ({', '.join(changed)})" if changed else ""
 
+    def _changed(self, done: dict[str, Any]) -> list[str]:
+        """Settings that differ from those of a published scan."""
+        before, now = json.loads(done.get("settings", "{}")), self.settings.numeric()
+        return [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+
     def better_loads(self, scan: ScanId, done: dict[str, Any]) -> str:
         """Which load sets a published scan would use now, if they came into the store after it was calibrated."""
         metadata, _ = open_scan(self.store, scan, self.settings)
-        expected = [str(s) for s in _all_sets(self._paper_finder.find(scan, metadata.source))]
+        expected = [str(s) for s in _all_sets(self._metadata_finder.find(scan, metadata.source))]
         return " + ".join(expected) if expected != done.get("inputs", {}).get("expected_loads") else ""
 
     def _digest(self, name: str) -> str:
@@ -103,7 +113,7 @@ class ScanRunner:
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
-            expected = _all_sets(self._paper_finder.find(scan_id, scan.source))
+            expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
@@ -129,7 +139,7 @@ class ScanRunner:
         report.stage = "write"
         writer = ScanWriter(folder, shape, settings.dtype, settings.level)
         with _stage(report, "write"):
-            writer.write_streamed_documents()
+            writer.write_streamed_documents(corrected=atmosphere.status != "none")
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)
         with _stage(report, "calibrate"):
@@ -145,7 +155,7 @@ class ScanRunner:
             qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
             n_pixel = c * d * len(loaded.pairing.on)
             qa["nan_fraction"] = totals.invalid / n_pixel
-            qa["fill_fraction"] = totals.flag_counts[..., 1] / n_pixel
+            qa["fill_fraction"] = totals.flag_counts[..., FILL_BIT] / n_pixel
             flags = (
                 scan.scan_flags
                 | loaded.choice.scan_flags
@@ -153,7 +163,7 @@ class ScanRunner:
                 | atmosphere.scan_flags
                 | factors.scan_flags
             )
-            report.warnings += atmosphere.warnings
+            report.warnings += [*rx.warnings, *atmosphere.warnings]
             attributes = scan_attributes(
                 scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used, metrics.as_json(qa), flags,
                 loaded.inputs, totals,
@@ -165,6 +175,10 @@ class ScanRunner:
         report.samples = n_pixel * n_r * n_a
         report.flag_counts = totals.by_flag()
         report.pwv_mm, report.pwv_status = atmosphere.pwv, atmosphere.status
+        report.qa_warnings = attributes["qa"]["warnings"]
+        report.flagged = float(totals.invalid.sum()) / report.samples
+        t_sys = qa["tsys_median"][np.isfinite(qa["tsys_median"])]
+        report.t_sys_k = float(np.median(t_sys)) if t_sys.size else None
 
     def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""

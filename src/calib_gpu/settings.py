@@ -6,6 +6,7 @@ Precedence: option or ``--set`` > ``--config`` file > the L0 store's own values 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import tomllib
@@ -18,7 +19,6 @@ from typing import Any, Final
 from calib_gpu.errors import ConfigError
 
 MIB: Final = 1024 * 1024
-LAYERS: Final = ("default", "profile", "config", "option")
 GAIN_NOTATIONS: Final = (("gain_sig", "gain_img"), ("g_sig",), ("image_ratio",))
 
 
@@ -143,7 +143,7 @@ class Settings:
         names = knobs()
         for name in values:
             if name not in names:
-                raise ConfigError("no such setting", array=name, fix=f"known settings: {', '.join(names)}")
+                raise ConfigError("no such setting", array=name, fix=_suggestion(name))
         for name, knob in names.items():
             object.__setattr__(self, name, _checked(knob, values[name]) if name in values else knob.default)
         object.__setattr__(self, "origin", dict(origin) if origin is not None else dict.fromkeys(values, "option"))
@@ -228,11 +228,11 @@ def parse_text(name: str, text: str) -> Any:
     """Value of a setting from its text on the command line (``--set name=text``)."""
     knob = knobs().get(name)
     if knob is None:
-        raise ConfigError("no such setting", array=name, fix=f"known settings: {', '.join(knobs())}")
+        raise ConfigError("no such setting", array=name, fix=_suggestion(name))
     if name == "memory":
         return parse_size(text)
-    if text in knob.metadata["choices"]:
-        return text
+    if text.replace("-", "_") in knob.metadata["choices"]:
+        return text.replace("-", "_")
     if text.lower() in ("none", "") and "None" in str(knob.type):
         return None
     if knob.type == "bool":
@@ -245,6 +245,11 @@ def parse_text(name: str, text: str) -> Any:
         except ValueError:
             raise ConfigError("not a number", array=name, value=text, rule=_rule(knob)) from None
     return text
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, knobs(), 3)
+    return f"did you mean {' or '.join(close)}?" if close else "all settings are listed in docs/settings.md"
 
 
 def parse_size(text: str) -> int:
@@ -297,9 +302,10 @@ def _rule(knob: dataclasses.Field[Any]) -> str:
     meta = knob.metadata
     parts = [" | ".join(meta["choices"])] if meta["choices"] else []
     if "float" in str(knob.type) or "int" in str(knob.type):
-        low = "" if meta["low"] is None else f" >= {meta['low']:g}"
-        high = "" if meta["high"] is None else f" <= {meta['high']:g}"
-        parts.append(f"a number{low}{high}{' ' + meta['unit'] if meta['unit'] else ''}")
+        bounds = [f"{sign} {meta[end]:g}" for sign, end in ((">=", "low"), ("<=", "high")) if meta[end] is not None]
+        parts.append(
+            f"a number{' ' if bounds else ''}{' and '.join(bounds)}{' ' + meta['unit'] if meta['unit'] else ''}"
+        )
     return " or ".join(parts) or f"a {knob.type}"
 
 

@@ -171,3 +171,36 @@ def test_a_signal_stops_with_75_and_a_rerun_finishes(tmp_path: Path, number: sig
     assert not any(staging.iterdir())
     assert not (tmp_path / "l1.zarr" / "scan_025650").exists()
     assert cli(tmp_path, "run", "m.zarr", "l1.zarr").returncode == 0
+
+
+def test_the_demo_replaces_only_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "calibrated.zarr").mkdir(parents=True)
+    (tmp_path / "mine" / "calibrated.zarr" / "notes").write_text("precious")
+    done = cli(tmp_path, "demo", "--out", "mine", "--preset", "tiny")
+    assert (done.returncode, "not empty" in done.stderr) == (73, True)
+    assert (tmp_path / "mine" / "calibrated.zarr" / "notes").read_text() == "precious"
+    for _ in range(2):
+        done = cli(tmp_path, "demo", "--out", "new", "--preset", "tiny")
+        assert done.returncode == 0, done.stderr
+    assert "not calibrated, as it should be: scan_025654" in done.stdout
+    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if "│ scan_" in line]
+    assert len(rows) == 3
+    for row in rows:
+        scale, error = (float(x) for x in row[5].split("±"))
+        assert abs(scale - 1.0) < 5.0 * error
+        assert float(row[6]) == pytest.approx(1.0, abs=0.05)
+        assert float(row[1]) == pytest.approx(float(row[2].split("±")[0]), abs=0.003)
+    assert cli(tmp_path, "demo", "--preset", "L").returncode == 64
+
+
+def test_wrong_kinds_of_input_are_told_apart(night: Path) -> None:
+    cli(night, "run", "night.zarr", "kinds.zarr", "--quiet")
+    for path, word in (("kinds.zarr", "not an L0 store"), ("night.truth.zarr", "not an L0 store"),
+                       ("night.zarr/scan_025650", "a scan, not a store"), ("missing.zarr", "no such directory")):  # fmt: skip
+        done = cli(night, "run", path, "new.zarr")
+        assert (done.returncode, word in done.stderr) == (65, True), done.stderr
+        assert not (night / "new.zarr").exists()
+    done = cli(night, "run", "night.zarr", "new.zarr", "--scans", "25651")
+    assert "loads only: scan_025651" in done.stderr
+    done = cli(night, "run", "night.zarr", "x.zarr", "--set", "eta_ff=0.9")
+    assert "did you mean eta_f" in done.stderr

@@ -199,6 +199,7 @@ def test_classes_that_are_named_exist(page: Path) -> None:
         "Factors",
         "InternalError",
         "OnOff",
+        "OffOn",
     }
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
     assert named - known == set()

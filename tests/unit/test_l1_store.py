@@ -284,7 +284,7 @@ def test_streamed_arrays_return_every_bit(tmp_path: Path, monkeypatch: pytest.Mo
     spectra, flags = bits.view(dtype), rng.integers(0, 2**16, SHAPE).astype(np.uint16)
     t_sys = rng.integers(0, 2**63, (C, R, A, S), np.uint64).view(np.float64)
     writer = ScanWriter(tmp_path / SCAN, SHAPE, dtype, 1)
-    writer.write_streamed_documents()
+    writer.write_streamed_documents(corrected=True)
     for lane in reversed(list(writer.lanes())):
         shard = LaneWriter(writer, lane)
         for r in range(lane.r.start, lane.r.stop):

@@ -116,7 +116,8 @@ def test_other_settings_are_refused_unless_overwrite(tmp_path: Path, change: dic
     calibrate(l0, tmp_path / "l1.zarr")
     before = tree(tmp_path / "l1.zarr")
     with pytest.raises(
-        ConfigError, match=r"3 scan\(s\) are done differently.*scan_025650 \(other settings\).*--overwrite"
+        ConfigError,
+        match=r"3 scan\(s\) are done differently.*scan_025650 \(other settings: \w+ .* -> .*\).*--overwrite",
     ):
         calibrate(l0, tmp_path / "l1.zarr", Settings(**change))
     assert tree(tmp_path / "l1.zarr") == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     help="Calibrate heterodyne array spectra: raw counts (L0) to antenna temperatures T_A* (L1).\n\n"
     "Start with `calib-gpu demo`, or `calib-gpu run L0.zarr L1.zarr`.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -86,7 +88,9 @@ def build_settings(
 def log_to_stderr(*, quiet: bool) -> logging.Handler:
     """Plain log lines on standard error: warnings and errors, and the timing of each scan unless quiet."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     logger = logging.getLogger("calib_gpu")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)

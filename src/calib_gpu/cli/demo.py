@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,14 @@ from calib_gpu.errors import Exit
 from calib_gpu.settings import Settings
 
 COLUMNS = (
-    "scan", "PWV true", "fitted mm", "T_rec true", "measured K", "T_A* scale (1 = truth)", "noise / radiometer eq.",
-)  # fmt: skip
+    "scan",
+    "PWV mm\ntrue",
+    "\nfitted",
+    "T_rec K\ntrue",
+    "\nmeasured",
+    "T_A* scale\n(1 = truth)",
+    "noise\n/ expected",
+)
 
 
 @app.command()
@@ -26,7 +33,7 @@ def demo(
 ) -> None:
     """Simulate a night, calibrate it, and print the truth beside the result.
 
-    The night has a scan that cannot be calibrated, on purpose: see how it is reported.
+    The night (of presets tiny and S) has a scan that cannot be calibrated, on purpose: see how it is reported.
     """
     log_to_stderr(quiet=False)
     from rich.console import Console
@@ -38,15 +45,18 @@ def demo(
     made = demonstrate(out, preset, seed, Settings(workers=workers))
     table = Table(title="truth and result", title_justify="left")
     for column in COLUMNS:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for c in made.comparisons:
         table.add_row(
-            c.scan, f"{c.pwv[0]:.5f}", f"{c.pwv[1]:.5f} ± {c.pwv_error:.5f}", f"{c.trec[0]:.2f}", f"{c.trec[1]:.2f}",
-            f"{c.scale:.4f} ± {c.scale_error:.4f}", f"{c.noise:.3f}",
+            c.scan, f"{c.pwv[0]:.4f}", f"{c.pwv[1]:.4f}±{c.pwv_scatter:.4f}", f"{c.trec[0]:.2f}", f"{c.trec[1]:.2f}",
+            f"{c.scale:.4f}±{c.scale_error:.4f}", f"{c.noise:.3f}",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    typer.echo("PWV drifts in this night: true is its mean over the OFFs, ± the scatter of the fits to single OFFs;")
+    typer.echo("noise is compared with the radiometer equation.\n")
     for failure in made.report.failures:
         typer.echo(f"not calibrated, as it should be: {failure.message}")
     typer.echo(f"\nL0 (raw counts)    {made.l0}\nL1 (calibrated)    {made.l1}\ntruth              {made.truth}")
-    typer.echo(f"\nlook inside:       calib-gpu inspect {made.l1}\n                   calib-gpu inspect {made.l0}")
+    program = "calib-gpu" if shutil.which("calib-gpu") else sys.argv[0]
+    typer.echo(f"\nlook inside:       {program} inspect {made.l1}\n                   {program} inspect {made.l0}")
     raise Done(Exit.ALL if made.comparisons else Exit.NONE)

@@ -10,6 +10,9 @@ import typer
 
 from calib_gpu.cli.common import app, build_settings
 
+LONG = ("source", "meaning", "value", "value [R][A]", "subscans", "loads from", "failure", "problem")
+"""Columns whose cells may be folded on a narrow terminal."""
+
 
 @app.command()
 def inspect(
@@ -34,7 +37,7 @@ def inspect(
         console.print(f"\n{table.title}", style="bold", markup=False)
         shown = Table()
         for column in table.columns:
-            shown.add_column(column, overflow="fold")
+            shown.add_column(column, overflow="fold", no_wrap=column not in LONG)
         for row in table.rows:
             shown.add_row(*map(Text, row))  # Text: values are not markup
         console.print(shown)

@@ -223,30 +223,34 @@ def chi2_grid(sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Float
     """
     chi2 = np.empty((grid.size, x.size))
     t_s, t_i = np.empty_like(opacity.b_signal), np.empty_like(opacity.b_image)
+    work, other = np.empty(sums.yy.shape[1]), np.empty(sums.yy.shape[1])
     for o in range(x.size):
         b_s, c_s, b_i, c_i = (-x[o] * v for v in (opacity.b_signal, opacity.c_signal, opacity.b_image, opacity.c_image))
-        ys2, yi2, si2, constant = 2.0 * sums.ys[o], 2.0 * sums.yi[o], 2.0 * sums.si[o], sums.yy[o].sum()
+        ss, ii, ys2, yi2, si2 = sums.ss[o], sums.ii[o], 2.0 * sums.ys[o], 2.0 * sums.yi[o], 2.0 * sums.si[o]
+        constant = sums.yy[o].sum()
         for j, w in enumerate(grid):
-            _exp(b_s, c_s, w, t_s)
-            m_s = opacity.mean(t_s)
-            work = sums.ss[o] * m_s
+            m_s = opacity.mean(_exp(b_s, c_s, w, t_s))
+            np.multiply(ss, m_s, out=work)  # ((ss t_s + 2 ys) + 2 si t_i) t_s + (ii t_i + 2 yi) t_i
             work += ys2
             if opacity.has_image:
-                _exp(b_i, c_i, w, t_i)
-                m_i = opacity.mean(t_i)
-                work += si2 * m_i
+                m_i = opacity.mean(_exp(b_i, c_i, w, t_i))
+                np.multiply(si2, m_i, out=other)
+                work += other
                 work *= m_s
-                work += (yi2 + sums.ii[o] * m_i) * m_i
+                np.multiply(ii, m_i, out=other)
+                other += yi2
+                other *= m_i
+                work += other
             else:
                 work *= m_s
             chi2[j, o] = constant + np.sum(work)
     return chi2
 
 
-def _exp(b: Floats, c: Floats, w: float, out: Floats) -> None:
+def _exp(b: Floats, c: Floats, w: float, out: Floats) -> Floats:
     np.multiply(b, w, out=out)
     out += c
-    np.exp(out, out=out)
+    return np.exp(out, out=out)
 
 
 def chi2_at(sums: SkySums, opacity: Opacity, x: Floats, w: float) -> Chi2:

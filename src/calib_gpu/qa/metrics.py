@@ -20,7 +20,7 @@ from calib_gpu.stages.resolve import ResolvedLoads, set_powers
 RIPPLE_SHORTEST_HZ: Final = 20e6
 
 WARN_ABOVE: Final = {
-    "rms_ratio": 1.5, "rms_drift": 3.0, "pwv_rms_k": 5.0, "gain_drift": 0.02, "off_drift": 0.01, "hot_stability": 5.0,
+    "rms_ratio": 1.5, "pwv_rms_k": 5.0, "gain_drift": 0.02, "off_drift": 0.01, "hot_stability": 5.0,
     "bad_channel_fraction": 0.1, "fill_fraction": 0.1, "nan_fraction": 0.1, "baseline_ripple_ratio": 3.0,
     "ref_gap_max_s": 60.0, "load_age_s": 1800.0, "pwv_off_scatter_fraction": 0.1,
 }  # fmt: skip

@@ -25,9 +25,12 @@ def receiver(source: CountGroup, settings: Settings) -> Receiver:
     """Gains, forward efficiency and couplings after settings, store, profile and default were consulted."""
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    notes: list[str] = []
 
     def pick(name: str, stored: Any) -> Any:
         use_store = stored is not None and not settings.outranks_store(name)
+        if use_store and settings.layer(name) == "profile" and stored != getattr(settings, name):
+            notes.append(f"{name}: the store's {stored:g} wins over the profile's {getattr(settings, name):g}")
         values[name], origin[name] = (stored, "store") if use_store else (getattr(settings, name), settings.layer(name))
         return values[name]
 
@@ -39,7 +42,7 @@ def receiver(source: CountGroup, settings: Settings) -> Receiver:
     origin["gains"] = gain_origin
     for name in ("eta_h", "eta_c"):
         pick(name, None)
-    return Receiver(gains, eta_f, settings.eta_h, settings.eta_c, values, origin)
+    return Receiver(gains, eta_f, settings.eta_h, settings.eta_c, values, origin, tuple(notes))
 
 
 def _first(source: CountGroup, name: str) -> float | None:
@@ -155,7 +158,7 @@ def resolve(
             "the loads leave no good channel in any pixel", array=f"{loads.sets[0].scan}/calibration",
             rule="HOT > COLD > 0, T_rec > 0 in some channels", fix="are HOT and COLD swapped, or the load temperatures wrong?",
         )  # fmt: skip
-    flags = loads.scan_flags | (ScanFlag.FILL_IN_LOADS if any(s.has_missing for s in loads.sets) else 0)
+    flags = ScanFlag.FILL_IN_LOADS if any(s.has_missing for s in loads.sets) else 0
     return ResolvedLoads(loads, calibration, powers, scan, rx, used, int(flags)), n_read
 
 

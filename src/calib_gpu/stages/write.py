@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calib_gpu._version import __version__
 from calib_gpu.modes import Mode
 from calib_gpu.records import Atmosphere, Floats, Loads, OffSpectra, Receiver, Scan
+from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.calibrate import TileTotals
 from calib_gpu.stages.load import dump_time
@@ -113,6 +114,7 @@ def scan_attributes(
         "source_name": str(attrs["source_name"]) if "source_name" in attrs else None,
         "obs_mode": mode.name,
         "ta_scale": TA_SCALE,
+        "transmission_corrected": atmosphere.status != "none",
         "t_sys_convention": T_SYS_CONVENTION,
         "trec_convention": settings.trec_convention,
         "pwv_mm": atmosphere.pwv,
@@ -120,7 +122,7 @@ def scan_attributes(
         "pwv_status": atmosphere.status,
         "pwv_source": atmosphere.source,
         "atm_table": atmosphere.table,
-        "atm_clamped": bool(atmosphere.scan_flags & 16),
+        "atm_clamped": bool(atmosphere.scan_flags & ScanFlag.ATM_CLAMPED),
         "airmass_mode": settings.airmass_mode,
         "load_scans": [s.scan.number for s in loads.sets],
         "scan_flags": int(scan_flags),

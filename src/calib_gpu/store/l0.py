@@ -31,20 +31,26 @@ class L0Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise StoreUnusable("no such directory", array=str(path), fix="give the path of an L0 Zarr store")
+        if not os.access(path, os.R_OK | os.X_OK) or not self.path.is_dir():
+            what = (
+                "cannot be read" if self.path.is_dir() else "is a file" if self.path.is_file() else "no such directory"
+            )
+            fix = "FITS files: calib-gpu ingest sdfits" if self.path.is_file() else "give the path of an L0 Zarr store"
+            raise StoreUnusable(what, array=str(path), fix=fix)
         try:
             kind = node_kind(self.path)
             self.attrs = group_attrs(self.path)
         except Unreadable as error:
             raise StoreUnusable(str(error), fix="check the store's zarr.json") from None
         if kind != "group":
-            raise StoreUnusable(
-                "not a Zarr group",
-                array=str(path),
-                rule="zarr.json (or .zgroup) of a group at the top",
-                fix="is this the right directory?",
-            )
+            rule = "zarr.json (or .zgroup) of a group at the top"
+            raise StoreUnusable("not a Zarr group", array=str(path), rule=rule, fix="is this the right directory?")
+        found = self.attrs.get("format", "")
+        if found in ("l1-heterodyne", "l0-truth"):
+            rule = "a store of raw counts"
+            raise StoreUnusable("not an L0 store", array=str(path), value=found, rule=rule, fix="is it an output?")
+        if SCAN_NAME.fullmatch(self.path.name) and self.attrs.get("scan_number") is not None:
+            raise StoreUnusable("a scan, not a store", array=str(path), fix=f"give {self.path.parent} and --scans")
 
     def scan_ids(self) -> list[ScanId]:
         """All scan groups and bands, in the order of their numbers; calibration-only ones too."""
@@ -52,6 +58,9 @@ class L0Store:
         for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
             match = SCAN_NAME.fullmatch(entry.name)
             if not match or entry.name != f"scan_{int(match[1]):06d}" or not entry.is_dir():
+                continue
+            if not os.access(entry.path, os.R_OK | os.X_OK):
+                ids.append(ScanId(int(match[1])))  # the reader names the damage
                 continue
             bands = sorted(
                 b.name
@@ -91,13 +100,15 @@ class L0Store:
 
         It sees any change of metadata, times or layout; the bytes of the counts are not read for it.
         """
-        digest = hashlib.sha256()
-        base = self.path / scan
-        for path in _files(base / group):
-            small = "data_5d" not in path.parts or path.name in ("zarr.json", ".zarray", ".zattrs")
-            digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
-            if small:
-                digest.update(path.read_bytes())
+        digest, base = hashlib.sha256(), self.path / scan
+        try:
+            for path in _files(base / group):
+                small = "data_5d" not in path.parts or path.name in ("zarr.json", ".zarray", ".zattrs")
+                digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
+                if small:
+                    digest.update(path.read_bytes())
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
         return digest.hexdigest()
 
 

@@ -18,6 +18,8 @@ from calib_gpu.store.metadata import array_document, chunk_key, dump_json, group
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
 from calib_gpu.store.small import write_array
 
+UNCORRECTED: Final = "antenna temperature, single sideband, not corrected for the atmosphere; NaN where flagged"
+UNCORRECTED_T_SYS: Final = "system temperature at the reference position, not corrected for the atmosphere"
 ROWS: Final = {row.name: row for row in schema.L1_ARRAYS}
 
 
@@ -94,19 +96,19 @@ class ScanWriter:
             shard.abandon()
             raise
 
-    def write_streamed_documents(self) -> None:
-        """The metadata of spectra, flags and T_sys."""
+    def write_streamed_documents(self, *, corrected: bool) -> None:
+        """The metadata of spectra, flags and T_sys; ``corrected`` tells whether the transmission was divided out."""
         c, d, r, a, n_on = self.shape
         step_r, step_a = self.pixels
         for name, dtype in (("spectra", self.dtype.name), ("flags", "uint16")):
             chunk = (c, self.n_block * self.dump_block, step_r, step_a, 1)
-            extra = flag_attributes() if name == "flags" else None
+            extra = flag_attributes() if name == "flags" else {} if corrected else {"long_name": UNCORRECTED}
             self._document(
                 name, (c, d, r, a, n_on), dtype, chunk, schema.COUNT_AXES, (c, self.dump_block, 1, 1, 1), extra
             )
-        self._document(
-            "t_sys", (c, r, a, n_on), "float64", (c, step_r, step_a, 1), ("C", "R", "A", "S"), (c, 1, 1, 1), None
-        )
+        about = {} if corrected else {"long_name": UNCORRECTED_T_SYS}
+        axes, pixel_chunk = ("C", "R", "A", "S"), (c, step_r, step_a, 1)
+        self._document("t_sys", (c, r, a, n_on), "float64", pixel_chunk, axes, (c, 1, 1, 1), about)
 
     def _document(
         self, name: str, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], axes: tuple[str, ...],

@@ -88,6 +88,13 @@ def read_json(path: Path) -> Any:
 
 def node_kind(path: Path) -> str:
     """``array``, ``group`` or an empty string for what is not a Zarr node."""
+    try:
+        return _node_kind(path)
+    except PermissionError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+
+
+def _node_kind(path: Path) -> str:
     if (path / "zarr.json").is_file():
         return str(read_json(path / "zarr.json").get("node_type", ""))
     if (path / ".zarray").is_file():
