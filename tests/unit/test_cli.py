@@ -145,16 +145,8 @@ def test_profile_and_config_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_with_75_and_a_rerun_finishes(tmp_path: Path, number: signal.Signals) -> None:
     assert cli(tmp_path, "simulate", "m.zarr", "--preset", "M").returncode == 0
-    command = [
-        sys.executable,
-        "-c",
-        "from calib_gpu.cli import main; main()",
-        "run",
-        "m.zarr",
-        "l1.zarr",
-        "--workers",
-        "1",
-    ]
+    slow = ("--workers", "1", "--level", "9")  # so that the signal comes in the middle
+    command = [sys.executable, "-c", "from calib_gpu.cli import main; main()", "run", "m.zarr", "l1.zarr", *slow]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
