@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from calib_gpu.errors import NoLoads, ScanFailure
+from calib_gpu.errors import NoLoads, ScanFailure, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.load import near_each_other, separation_us, with_saturation
 from calib_gpu.store.l0 import L0Store
+
+log = logging.getLogger("calib_gpu")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class LoadIndex:
                 group = with_saturation(store.group(scan, "calibration"), settings)
             except ScanFailure as error:
                 index.broken[scan] = error
+                continue
+            except Exception as error:  # whatever is wrong with one group must not stop the night
+                log.exception("%s: internal error while indexing its loads", scan)
+                index.broken[scan] = Unreadable(f"internal error: {type(error).__name__}: {error}", array="calibration")
                 continue
             hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
             gap = separation_us(hot, cold)

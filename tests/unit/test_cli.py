@@ -52,6 +52,7 @@ def test_a_night_from_simulate_to_check(night: Path) -> None:
     checked = cli(night, "check", "l1.zarr")
     assert checked.returncode == 1
     assert "scan_025652/t_sys/c.0.0.0.1" in checked.stdout
+    assert "--overwrite --scans 25652" in checked.stdout
 
 
 def test_inspect_l0_shows_who_serves_whom(night: Path) -> None:

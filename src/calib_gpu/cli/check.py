@@ -22,6 +22,9 @@ def check(l1: Annotated[Path, typer.Argument(help="L1 store to check.")]) -> Non
     n_scans, bad = check_store(l1)
     for name in bad:
         typer.echo(f"differs from what was written: {l1 / name}")
+    numbers = sorted({int(name[5:].split("/")[0]) for name in bad if name.startswith("scan_")})
+    if numbers:
+        typer.echo(f"to make them anew: calib-gpu run L0 {l1} --overwrite --scans {','.join(map(str, numbers))}")
     typer.echo(
         f"{n_scans} scan(s) checked, {len(bad)} file(s) differ" if bad else f"{n_scans} scan(s) checked, all as written"
     )

@@ -29,7 +29,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the stores.")] = Path("calib-gpu-demo"),
     preset: Annotated[str, typer.Option(help="tiny | S | M")] = "S",
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
-    workers: Annotated[int, typer.Option(help="Worker threads; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker threads; 0: one per usable core.")] = 0,
 ) -> None:
     """Simulate a night, calibrate it, and print the truth beside the result.
 

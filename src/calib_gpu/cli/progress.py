@@ -29,7 +29,13 @@ class TerminalProgress(pipeline.Progress):
         self._tiles = self._bars.add_task("", total=None, visible=False)
 
     def __enter__(self) -> TerminalProgress:
-        handler = RichHandler(console=self._console, show_path=False, rich_tracebacks=False, omit_repeated_times=False)
+        handler = RichHandler(
+            console=self._console,
+            show_path=False,
+            rich_tracebacks=False,
+            omit_repeated_times=False,
+            log_time_format="%Y-%m-%d %H:%M:%S",
+        )
         logging.getLogger("calib_gpu").handlers[:] = [handler]
         self._bars.start()
         return self

@@ -35,7 +35,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any setting, name=value; repeatable.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto | numpy")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker threads; 0: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker threads; 0: one per usable core.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for scan arrays and tiles, e.g. 512M.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float64 | float32")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,

@@ -17,7 +17,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 1,
     mode: Annotated[str, typer.Option(help="otf | tp")] = "otf",
     scans: Annotated[int | None, typer.Option(help="Science scans; default 3 (tiny), 2 (S), else 1.")] = None,
-    workers: Annotated[int, typer.Option(help="Worker threads; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker threads; 0: one per usable core.")] = 0,
 ) -> None:
     """Simulate raw counts of a night, with the truth beside them.
 
