@@ -56,6 +56,7 @@ class ScanRunner:
         self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
+        self._digests: dict[str, str] = {}
         self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
         self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
         groups = {c.scan: c.group for c in index.candidates}
@@ -98,8 +99,10 @@ class ScanRunner:
         """Digest of an input by its name in the attributes: the table, or a group of the store."""
         if name == "atmosphere":
             return self._table_digest
-        path, _, group = name.rpartition("/")
-        return self.store.input_digest(path, group)
+        if name not in self._digests:
+            path, _, group = name.rpartition("/")
+            self._digests[name] = self.store.input_digest(path, group)
+        return self._digests[name]
 
     def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
         """Stage load; may run while another scan is calibrated."""

@@ -136,6 +136,7 @@ AFTER: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "complex elevation": (
         document("source/elevation", data_type="complex64", fill_value=[0.0, 0.0]), "BadType", ("source/elevation",),
     ),
+    "a group for an array": (document("source/mjd", node_type="group"), "Unreadable", ("source/mjd", "array is expected")),
     "metadata cut": (lambda scan: (scan / "source/data_5d/zarr.json").write_text('{"a'), "Unreadable", ("data_5d",)),
     "scan attributes damaged": (lambda scan: (scan / "zarr.json").write_text("[]"), "Unreadable", ("zarr.json",)),
 }  # fmt: skip

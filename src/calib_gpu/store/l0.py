@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +13,10 @@ from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0_group import GroupReader, subscan_class, texts
-from calib_gpu.store.metadata import group_attrs, node_kind
+from calib_gpu.store.metadata import group_attrs, has_array, node_kind
 
 SCAN_NAME: Final = re.compile(r"scan_(\d{6,9})")
+DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
 BAND_NAME: Final = re.compile(r"band_[A-Za-z0-9._-]{1,60}")
 
 
@@ -90,7 +90,7 @@ class L0Store:
         Cheap: for telling science scans.
         """
         array = self.path / scan.path / group / "sobsmode"
-        if node_kind(array) != "array":
+        if not has_array(array):
             return None
         values = ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=True).values()
         return [subscan_class(text) for text in texts(values)]
@@ -100,16 +100,7 @@ class L0Store:
 
         It sees any change of metadata, times or layout; the bytes of the counts are not read for it.
         """
-        digest, base = hashlib.sha256(), self.path / scan
-        try:
-            for path in _files(base / group):
-                small = "data_5d" not in path.parts or path.name in ("zarr.json", ".zarray", ".zattrs")
-                digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
-                if small:
-                    digest.update(path.read_bytes())
-        except OSError as error:
-            raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
-        return digest.hexdigest()
+        return tree_digest(self.path / scan / group, sizes_only="data_5d")
 
 
 def _is_group(path: Path) -> bool:
@@ -119,16 +110,22 @@ def _is_group(path: Path) -> bool:
         return True  # let the reader name the damage
 
 
-def tree_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of all files of a small store, such as an opacity table."""
-    digest = hashlib.sha256()
-    for path in _files(folder):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
+def tree_digest(folder: Path, sizes_only: str = "") -> str:
+    """sha256 over names, sizes and bytes of all files below a folder.
+
+    Of the chunks in a folder of the name ``sizes_only`` the bytes are left out.
+    """
+    digest, top = hashlib.sha256(), len(str(folder)) + 1
+    try:
+        for root, dirs, names in os.walk(folder):
+            dirs.sort()
+            counts = bool(sizes_only) and sizes_only in root[top:].split(os.sep)
+            for name in sorted(names):
+                path = f"{root}/{name}"
+                digest.update(f"{path[top:]} {os.stat(path).st_size}\n".encode())
+                if not counts or name in DOCUMENTS:
+                    with open(path, "rb") as file:
+                        digest.update(file.read())
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for root, dirs, names in os.walk(folder):
-        dirs.sort()
-        yield from (Path(root) / name for name in sorted(names))

@@ -14,7 +14,7 @@ from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Subscan, Tuning
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.metadata import group_attrs, node_kind
+from calib_gpu.store.metadata import group_attrs, has_array
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -72,7 +72,7 @@ class GroupReader:
 
     def _open_counts(self) -> ChunkedArray:
         label = self._label("data_5d")
-        if node_kind(self.path / "data_5d") != "array":
+        if not has_array(self.path / "data_5d"):
             raise MissingValue("required array is missing", array=label)
         counts = ChunkedArray(self.path / "data_5d", label, absent_is_fill=False)
         if len(counts.shape) != 5 or min(counts.shape) < 1:
@@ -111,7 +111,7 @@ class GroupReader:
 
     def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
         label = self._label(row.name)
-        if node_kind(self.path / row.name) != "array":
+        if not has_array(self.path / row.name):
             if row.required:
                 raise MissingValue("required array is missing", array=label, rule=row.meaning)
             return None

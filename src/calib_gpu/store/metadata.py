@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ def read_json(path: Path) -> Any:
     return data
 
 
+def has_array(path: Path) -> bool:
+    """True if there is a document that should be an array's, without reading it."""
+    return any(os.path.lexists(f"{path}/{name}") for name in ("zarr.json", ".zarray"))
+
+
 def node_kind(path: Path) -> str:
     """``array``, ``group`` or an empty string for what is not a Zarr node."""
     try:
@@ -119,7 +125,10 @@ def array_meta(path: Path) -> ArrayMeta:
     document = path / ("zarr.json" if version_3 else ".zarray")
     try:
         if version_3:
-            return _parse_v3(read_json(document))
+            found = read_json(document)
+            if found.get("node_type") != "array":
+                raise ValueError(f"node_type {found.get('node_type')!r} where an array is expected")
+            return _parse_v3(found)
         attrs = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
         return _parse_v2(read_json(document), attrs)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
