@@ -228,10 +228,14 @@ def _load_table(store: L0Store, scan: ScanId, settings: Settings, reader: Reader
 def _l1(path: Path, number: int | None) -> list[Table]:
     scans = published_scans(path)
     if number is not None:
-        failed = [f["message"] for f in _failures(path) if f["scan"].startswith(f"scan_{number:06d}")]
+        failed = [f["message"] for f in _failures(path) if f["scan"].split("/")[0] == f"scan_{number:06d}"]
+        there = [scan for scan in scans if scan.number == number] if failed else _chosen(scans, number, path)
+        tables = [table for scan in there for table in _l1_scan(path, scan)]
         if failed:
-            return [Table(f"scan_{number:06d}: not calibrated", ("failure",), [(text,) for text in failed])]
-        return [table for scan in _chosen(scans, number, path) for table in _l1_scan(path, scan)]
+            tables.append(
+                Table(f"scan_{number:06d}: not calibrated when last tried", ("failure",), [(text,) for text in failed])
+            )
+        return tables
     rows, notes = [], ["numbers are medians over pixels"]
     for scan in scans:
         a = group_attrs(path / scan.path)
@@ -249,8 +253,14 @@ def _l1(path: Path, number: int | None) -> list[Table]:
 
 
 def _failures(path: Path) -> list[dict[str, str]]:
-    file = path / "failures.json"
-    return list(json.loads(file.read_bytes())) if file.is_file() else []
+    """Entries of ``failures.json``; none if it is absent or damaged."""
+    try:
+        found = json.loads((path / "failures.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return (
+        [f for f in found if isinstance(f, dict) and {"scan", "message"} <= set(f)] if isinstance(found, list) else []
+    )
 
 
 def _l1_scan(path: Path, scan: ScanId) -> list[Table]:

@@ -80,7 +80,8 @@ class LoadFinder:
 
     ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them, and may find
     damage. With one that always says yes, the choice follows from metadata alone. Damage in a scan's own set fails the
-    scan; a damaged set of another scan is passed over, with a warning.
+    scan where that set comes first (``nearest``); any other damaged set is passed over, with a warning. One finder
+    serves one thread.
     """
 
     index: LoadIndex
@@ -167,7 +168,10 @@ class LoadFinder:
             return self.complete(scan)
         except ScanFailure as error:
             self.damage[scan] = error
-            return False
+        except Exception as error:  # whatever is wrong with the loads of another scan must not fail this one
+            log.exception("%s: internal error while its loads were read", scan)
+            self.damage[scan] = Unreadable(f"internal error: {type(error).__name__}: {error}", array=str(scan))
+        return False
 
     def _compatible(self, source: CountGroup) -> Iterator[Candidate]:
         return (

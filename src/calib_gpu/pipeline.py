@@ -19,7 +19,7 @@ from calib_gpu.backend import get_backend
 from calib_gpu.errors import CalibError, ConfigError, Exit, OutputError, ScanFailure, Stopped
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import TIMINGS, ScanId, ScanReport
-from calib_gpu.scan_run import LoadedScan, ScanRunner
+from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
@@ -278,7 +278,8 @@ class _Run:
         staged = self.publisher.stage(scan)
         try:
             self.runner.calibrate(loaded, staged, self.progress.advance, last=last)
-            self.publisher.publish(scan, staged, overwrite=self.overwrite)
+            with timed(loaded.report, "write"):
+                self.publisher.publish(scan, staged, overwrite=self.overwrite)
         except BaseException:
             disk.remove_tree(staged)
             raise

@@ -74,7 +74,7 @@ class Subscan:
 class Tuning:
     """What makes loads and sky comparable: frequencies at the reference channel, spacing, tuning_id, pixels.
 
-    ``pixels`` are the identifiers ``[R, A]``, or the different ones of ``[S]``; None where the store has none.
+    ``pixels`` are the identifiers ``[R, A]`` in order, or the different ones of ``[S]``; None where the store has none.
     """
 
     signal_0: float
@@ -96,7 +96,7 @@ class Tuning:
             return self.tuning_id == other.tuning_id
         step = min(abs(self.spacing), abs(other.spacing))
         close = all(abs(a - b) < step for a, b in zip(self.ends(), other.ends(), strict=True))
-        return close and (self.pixels is None or other.pixels is None or set(self.pixels) == set(other.pixels))
+        return close and (self.pixels is None or other.pixels is None or self.pixels == other.pixels)
 
 
 @dataclass(frozen=True)

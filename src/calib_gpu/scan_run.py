@@ -106,7 +106,7 @@ class ScanRunner:
 
     def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
         """Stage load; may run while another scan is calibrated."""
-        with _stage(report, "load"):
+        with timed(report, "load"):
             scan, mode = open_scan(self.store, scan_id, self.settings)
             before = self.cache.bytes_read
             choice = self._finder.find(scan_id, scan.source)
@@ -126,14 +126,14 @@ class ScanRunner:
         ``last`` tells that no other scan is loaded meanwhile.
         """
         settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
-        with _stage(report, "resolve"):
+        with timed(report, "resolve"):
             rx = receiver(scan.source, settings)
             resolved, n_read = resolve(scan, loaded.loads, rx, settings, backend, self.reader)
             report.bytes_read += n_read
-        with _stage(report, "atmosphere"):
+        with timed(report, "atmosphere"):
             atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
             on_airmass(scan, atmosphere, settings)  # elevations are tested before anything is written
-        with _stage(report, "prepare"):
+        with timed(report, "prepare"):
             factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
             qa = metrics.load_metrics(resolved, rx, factors)
             qa["off_drift"] = metrics.off_drift(loaded.offs, factors.bad)
@@ -141,16 +141,16 @@ class ScanRunner:
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
         report.stage = "write"
         writer = ScanWriter(folder, shape, settings.dtype, settings.level)
-        with _stage(report, "write"):
+        with timed(report, "write"):
             writer.write_streamed_documents(corrected=atmosphere.status != "none")
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)
-        with _stage(report, "calibrate"):
+        with timed(report, "calibrate"):
             totals = calibrate_scan(
                 factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
             )
         _share_write_time(report, totals.seconds)
-        with _stage(report, "write"):
+        with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
             write_scan_arrays(writer, factors, atmosphere, on, ref)
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
@@ -197,7 +197,8 @@ def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:
 
 
 @contextmanager
-def _stage(report: ScanReport, name: str) -> Iterator[None]:
+def timed(report: ScanReport, name: str) -> Iterator[None]:
+    """Note the stage that a scan is in, and add to its time."""
     report.stage = name
     begin = time.perf_counter()
     try:

@@ -171,8 +171,9 @@ class Settings:
                 for name in (k for n in GAIN_NOTATIONS for k in n):
                     values.pop(name, None)
                     origin.pop(name, None)
-            if given.get("atmosphere") == "auto" and values.get("atmosphere", "auto") not in ("auto", "none"):
-                del given["atmosphere"]  # auto: the profile's table, where it has one
+            table = (profile or {}).get("atmosphere", "auto")
+            if layer != "profile" and given.get("atmosphere") == "auto" and table not in ("auto", "none"):
+                given["atmosphere"] = table  # auto: the profile's table, where it has one
             values.update(given)
             origin.update(dict.fromkeys(given, layer))
         return cls(origin=origin, **values)

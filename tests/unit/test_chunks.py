@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import chunks, codecs, metadata
+from calib_gpu.store import chunks, codecs, documents, metadata
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -349,7 +349,7 @@ def test_turned_strings(tmp_path: Path) -> None:
     """Written by hand: zarr-python 3.1 stores them in another order than it reads them."""
     path = create(tmp_path / "name", v3([codec("transpose", order=[1, 0]), VLEN, ZSTD], "string", (2, 3), (2, 3)))
     (path / "c/0").mkdir(parents=True)
-    (path / "c/0/0").write_bytes(codecs.encode_zstd(metadata.encode_strings(WORDS.T), 1))
+    (path / "c/0/0").write_bytes(codecs.encode_zstd(documents.encode_strings(WORDS.T), 1))
     assert opened(path).values().tolist() == WORDS.tolist()
 
 
@@ -362,12 +362,12 @@ def test_one_string(tmp_path: Path) -> None:
 STRING_DAMAGE: dict[str, bytes] = {
     "empty": b"",
     "count cut": b"\x02\x00\x00",
-    "fewer than the count": metadata.encode_strings(np.array(["a", "b"]))[:-5],
+    "fewer than the count": documents.encode_strings(np.array(["a", "b"]))[:-5],
     "a length beyond the end": b"\x02\0\0\0\xff\xff\xff\x7fab\x01\0\0\0c",
     "not UTF-8": b"\x02\0\0\0\x01\0\0\0\xff\x01\0\0\0c",
-    "one too few": metadata.encode_strings(np.array(["a"])),
-    "one too many": metadata.encode_strings(np.array(["a", "b", "c"])),
-    "junk behind": metadata.encode_strings(np.array(["a", "b"])) + b"\0",
+    "one too few": documents.encode_strings(np.array(["a"])),
+    "one too many": documents.encode_strings(np.array(["a", "b", "c"])),
+    "junk behind": documents.encode_strings(np.array(["a", "b"])) + b"\0",
     "a huge count": b"\xff\xff\xff\xff",
 }
 

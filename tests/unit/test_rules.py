@@ -433,3 +433,84 @@ def test_a_zarr_v2_store_gives_the_same_numbers(tmp_path: Path) -> None:
     other = zarr.open_group(str(tmp_path / "l1v2.zarr"), mode="r")["scan_025650"]
     for name, array in l1(tmp_path).arrays():
         np.testing.assert_array_equal(other[name][...], array[...])
+
+
+# --- found by a second reading
+
+
+def test_pixels_in_another_order_are_another_tuning(tmp_path: Path) -> None:
+    loads, science = small_scan(25640, shape=(64, 3, 1, 2), mjd=60000.0 - 0.004), small_scan(shape=(64, 3, 1, 2))
+    loads.calibration["frontend_backends"] = np.array([["PX01", "PX00"]], dtype=object)
+    science.loads = None
+    assert [s.error for s in run(tmp_path, loads, science, only=(25640,)).scans] == ["NoLoads"]
+
+
+def test_radiometer_weights_need_exposures(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE)
+    del scan.source["exptime"]
+    (line,) = run(tmp_path, scan, fit_weights="radiometer").scans
+    assert (line.error, "exptime" in line.message) == ("MissingValue", True)
+    assert calibrate(tmp_path / "l0.zarr", tmp_path / "unit.zarr").exit_code == 0
+
+
+def test_the_dump_time_is_that_of_a_hot_with_data(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE)
+    assert scan.loads is not None
+    scan.loads = scan.loads[..., [0, 0, 1]]
+    scan.loads[..., 0] = np.nan
+    for name, values in scan.calibration.items():
+        scan.calibration[name] = ["HOT", "HOT", "COLD"] if name == "sobsmode" else np.asarray(values)[[0, 0, 1]]
+    run(tmp_path, scan, fit_weights="radiometer")
+    assert l1(tmp_path).attrs["pwv_status"] == "ok"
+    assert l1(tmp_path).attrs["pwv_mm"] == pytest.approx(0.6, rel=1e-9)
+
+
+def test_unused_ambient_temperatures_may_be_missing(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE, eta_f=1.0)
+    scan.source["tamb"] = np.full(5, np.nan)
+    assert run(tmp_path, scan, t_atm=270.0).exit_code == 0
+
+
+def test_a_frequency_offset_that_is_no_number_is_named(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE)
+    scan.attrs["freq_off_applied"] = False
+    scan.source["freq_off"] = np.array([0, 0, np.nan, 0, 0.0])
+    (line,) = run(tmp_path, scan).scans
+    assert (line.error, "freq_off" in line.message) == ("FrequencyMismatch", True)
+
+
+def test_numbers_beyond_a_float_are_refused(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE)
+    scan.attrs["adc_saturation"] = 10**400
+    (line,) = run(tmp_path, scan).scans
+    assert (line.error, "adc_saturation" in line.message) == ("BadType", True)
+
+
+def test_t_eff_is_not_asked_for_where_it_is_not_used(tmp_path: Path) -> None:
+    scan = small_scan(shape=SHAPE)
+    scan.source["t_atm"] = np.full(5, 270.0)
+    l0 = scan.store(tmp_path / "l0.zarr")
+    assert calibrate(l0, tmp_path / "a.zarr", Settings.layered(profile={"t_atm": "table"})).exit_code == 0
+    assert calibrate(l0, tmp_path / "b.zarr", Settings(t_atm="table", pwv=0.6)).exit_code == 0
+
+
+def test_auto_is_the_profiles_table() -> None:
+    for config in ({}, {"atmosphere": "c.zarr"}, {"atmosphere": "none"}):
+        settings = Settings.layered({"atmosphere": "auto"}, config, {"atmosphere": "p.zarr"})
+        assert settings.atmosphere == "p.zarr"
+    assert Settings.layered({"atmosphere": "none"}, {}, {"atmosphere": "p.zarr"}).atmosphere == "none"
+
+
+def test_inspect_shows_a_scan_and_why_its_last_try_failed(tmp_path: Path) -> None:
+    from calib_gpu.inspection import inspect_store
+
+    run(tmp_path, small_scan(shape=SHAPE))
+    failures = [{"scan": "scan_025650", "message": "no reason"}, {"scan": "scan_0256501", "message": "another scan"}]
+    import json
+
+    (tmp_path / "l1.zarr" / "failures.json").write_text(json.dumps(failures))
+    titles = [table.title for table in inspect_store(tmp_path / "l1.zarr", 25650, Settings())]
+    assert titles[-1] == "scan_025650: not calibrated when last tried"
+    assert "scan_025650: arrays" in titles
+    (tmp_path / "l1.zarr" / "failures.json").write_text("{")
+    assert len(inspect_store(tmp_path / "l1.zarr", 25650, Settings())) == 3

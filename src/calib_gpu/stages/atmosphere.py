@@ -19,6 +19,7 @@ from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
 from calib_gpu.stages.sky_fit import SkyFit
+from calib_gpu.store.l0_group import is_finite
 
 
 def site_value(scan: Scan, name: str) -> float | None:
@@ -53,7 +54,8 @@ def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | N
 def check_table(settings: Settings) -> None:
     """Raise what is wrong with the table of the settings before any scan is touched."""
     table = None if settings.atmosphere in ("auto", "none") else read_table(settings.atmosphere)
-    if settings.t_atm == "table" and settings.atmosphere != "none" and (table is None or table.t_eff is None):
+    used = settings.outranks_store("t_atm") and settings.pwv == "fit" and settings.atmosphere != "none"
+    if used and settings.t_atm == "table" and (table is None or table.t_eff is None):
         raise _no_t_eff()
 
 
@@ -161,7 +163,7 @@ def _median(fits: list[PwvFit], joint: float) -> float:
 def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
     """pwv_header (settings above the store, the store, settings below it), then pwv_default."""
     stored = scan.source.attrs.get("pwv_header")
-    usable = isinstance(stored, int | float) and not isinstance(stored, bool) and np.isfinite(stored) and stored > 0
+    usable = isinstance(stored, int | float) and not isinstance(stored, bool) and is_finite(stored) and stored > 0
     candidates = [settings.pwv_header, float(stored) if usable and stored is not None else None]
     if not settings.outranks_store("pwv_header"):
         candidates.reverse()
@@ -182,7 +184,7 @@ def _sky_temperatures(
         if not isinstance(settings.t_spill, str):
             stored = float(settings.t_spill)
         elif eta_f == 1.0:
-            stored = site_value(scan, "tamb") or 0.0  # nothing is spilt
+            stored = 0.0  # nothing is spilt
         else:
             stored = _needed(scan, "tamb", "for the spillover temperature", "set t_spill")
         spill_used = {"value": stored, "from": settings.layer("t_spill")}

@@ -32,7 +32,7 @@ from calib_gpu.records import (
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.store.l0_group import subscan_class
+from calib_gpu.store.l0_group import is_finite, subscan_class
 from calib_gpu.stream import Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
@@ -51,7 +51,7 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
     topo_signal, topo_image = signal, image
     if frame == "lsrk":
         velocity = source.attrs.get("frame_velocity_m_s", 0.0 if settings.atmosphere == "none" else None)
-        if isinstance(velocity, bool) or not isinstance(velocity, int | float) or not np.isfinite(velocity):
+        if not is_finite(velocity):
             raise MissingValue(
                 "needed to shift LSR frequencies",
                 array="frame_velocity_m_s",
@@ -222,7 +222,10 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         _load_temperature(group, "thot", hot_subscans), _load_temperature(group, "tcold", cold_subscans),
         _override(group, hot_subscans, cold_subscans),
         np.concatenate([band[k, f.valid] for k, f in enumerate(hot_flags)]),
-        dump_time(group, hot_subscans[0], int(np.count_nonzero(hot_flags[0].present))),
+        next(
+            dump_time(group, s, int(np.count_nonzero(f.present)))
+            for s, f in zip(hot_subscans, hot_flags, strict=True) if f.valid.any()
+        ),
         any(f.has_hole(s.n_dump) for s, f in zip((*hot_subscans, *cold_subscans), (*hot_flags, *cold_flags), strict=True)),
     )  # fmt: skip
     return loads, n_hot + n_cold + n_zero + n_sky

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
+from calib_gpu.errors import MissingValue
 from calib_gpu.physics.atmosphere import (
     Opacity,
     SkyModel,
@@ -138,6 +139,8 @@ class SkyFit:
             loads = self.resolved.loads.sets[0]
             bandwidth = abs(self.scan.source.tuning.spacing)
             t_hot = loads.hot_band.shape[0] * loads.dump_time
+            if not (t_hot > 0.0 and min(self.offs.mean_exposure) > 0.0):
+                raise MissingValue("needed for fit_weights=radiometer", array="exptime", rule="> 0 s for OFF and HOT")
             weights = radiometer_weights(
                 observed, off, hot, zero, gain, bandwidth, np.array(self.offs.mean_exposure), t_hot
             )

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.store import codecs
-from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta, decode_strings
+from calib_gpu.store.documents import decode_strings
+from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
 
 Region = tuple[slice, ...]
 

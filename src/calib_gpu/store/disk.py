@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import re
@@ -83,7 +84,10 @@ class OutputFile:
         """Close the file, its way to the disk begun; returns its size and crc32c."""
         if self.size >= EARLY_WRITE_BYTES:
             _begin_writing(self._handle)
-        self.abandon()
+        try:
+            self.abandon()
+        except OSError as error:  # network file systems report here what they could not store
+            raise _cannot(self.path, error) from None
         return self.size, self._crc
 
     def abandon(self) -> None:
@@ -134,24 +138,38 @@ def _sync(path: Path, flags: int) -> None:
         raise _cannot(path, error) from None
 
 
-def make_durable(folder: Path) -> None:
+def make_durable(folder: Path, handle: int | None = None) -> None:
     """Bring all below a folder to the disk.
 
-    One syncfs of the file system where that reports errors (Linux 5.8), for a scan has a hundred files; else every
-    file and folder by itself.
+    One syncfs of the file system where that reports errors (Linux 5.8), for a scan has a hundred files; else, and
+    where a sandbox forbids it, every file and folder by itself. ``handle`` is a descriptor of a folder on that file
+    system, opened before the files were written: errors since then are reported on it.
     """
-    if _SYNCFS is not None:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _SYNCFS(handle) != 0:
-                raise _cannot(folder, OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())))
-        finally:
-            os.close(handle)
+    if _SYNCFS is not None and _sync_file_system(folder, handle):
         return
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             _sync(Path(root) / name, os.O_RDONLY)
         sync_dir(Path(root))
+
+
+def _sync_file_system(folder: Path, handle: int | None) -> bool:
+    """False if the system does not offer syncfs."""
+    try:
+        own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY) if handle is None else None
+    except OSError as error:
+        raise _cannot(folder, error) from None
+    try:
+        assert _SYNCFS is not None
+        if _SYNCFS(own if own is not None else handle) == 0:  # type: ignore[arg-type]
+            return True
+        number = ctypes.get_errno()
+        if number in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            return False
+        raise _cannot(folder, OSError(number, os.strerror(number)))
+    finally:
+        if own is not None:
+            os.close(own)
 
 
 def rename(source: Path, target: Path) -> bool:

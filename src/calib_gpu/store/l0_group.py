@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,14 @@ DIMENSION_NAMES: Final = {
 def subscan_class(text: str) -> str:
     """A sobsmode string as it is compared: without blanks, upper case."""
     return text.strip().upper()
+
+
+def is_finite(value: Any) -> bool:
+    """True for a number of JSON that is one: not a truth value, NaN, infinite, or beyond a float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def texts(values: NDArray[Any]) -> list[str]:
@@ -141,7 +150,9 @@ class GroupReader:
         base = self._finite("ref_channel_base", self.attrs.get("ref_channel_base", 0.0))
         offset = arrays["freq_off"] if not applied and "freq_off" in arrays else np.zeros(())
         names = arrays.get("frontend_backends")
-        pixels = None if names is None else tuple(dict.fromkeys(names.ravel()))
+        pixels = None if names is None else tuple(names.ravel())
+        if names is not None and names.ndim < 2:
+            pixels = tuple(sorted(set(names.ravel())))  # [S]: a name a subscan, whose number says nothing
         tuning_id = self.attrs.get("tuning_id")
         columns = np.broadcast_arrays(
             np.zeros(shape[4]), arrays["signal_freq"] + offset, arrays["image_freq"] + offset, arrays["freq_res"],
@@ -153,11 +164,9 @@ class GroupReader:
         ]
         ends = np.array([t.ends() for t in tunings])
         if not np.all(np.isfinite(ends)):
-            worst = next(
-                name
-                for name in ("signal_freq", "image_freq", "freq_res", "ref_channel")
-                if not np.all(np.isfinite(arrays[name]))
-            )
+            names_used = ("signal_freq", "image_freq", "freq_res", "ref_channel", *(() if applied else ("freq_off",)))
+            bad = (n for n in names_used if n in arrays and not np.all(np.isfinite(arrays[n])))
+            worst = next(bad, "signal_freq")
             raise FrequencyMismatch(
                 "not a number", array=self._label(worst), value="nan", rule="frequencies must be finite"
             )
@@ -210,7 +219,7 @@ class GroupReader:
         return str(value)
 
     def _finite(self, name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if not is_finite(value):
             raise BadType("attribute is not a number", array=self._label(name), value=value)
         return float(value)
 

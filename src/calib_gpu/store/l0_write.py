@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from calib_gpu import schema
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
-from calib_gpu.store.metadata import array_document, chunk_key, dump_json
+from calib_gpu.store.documents import array_document, chunk_key, dump_json
 from calib_gpu.store.shards import MAX_SHARD_BYTES, ShardWriter
 from calib_gpu.store.small import write_array, write_group
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calib_gpu import schema
 from calib_gpu.store import disk
-from calib_gpu.store.metadata import array_document, chunk_key, dump_json, group_document, sealed
+from calib_gpu.store.documents import array_document, chunk_key, dump_json, group_document, sealed
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
 from calib_gpu.store.small import write_array
 
@@ -124,11 +124,13 @@ class ScanWriter:
         self.record(key, disk.write_file(self.folder / key, dump_json(doc)))
 
     def finish(self, attributes: dict[str, Any]) -> str:
-        """Write the group's ``zarr.json`` with the digests of all files, last; returns the scan's digest."""
+        """Write the group's ``zarr.json`` with the digests of all files, last; returns the scan's digest.
+
+        Publishing makes the files durable.
+        """
         files = {name: f"{size}:{crc:08x}" for name, (size, crc) in sorted(self.manifest.items())}
         document, digest = sealed(group_document({**attributes, "files": files}))
         self.record("zarr.json", disk.write_file(self.folder / "zarr.json", dump_json(document)))
-        disk.make_durable(self.folder)
         return digest
 
 

@@ -17,8 +17,9 @@ from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
+from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.l0 import SCAN_NAME
-from calib_gpu.store.metadata import dump_json, group_attrs, group_document, read_json, sealed
+from calib_gpu.store.metadata import group_attrs, read_json
 
 log = logging.getLogger("calib_gpu")
 
@@ -115,6 +116,7 @@ class Publisher:
 
         With ``overwrite`` the scan that stands there is moved out of the store first.
         """
+        disk.make_durable(staged, self._lock)
         target = self.path / scan.path
         if scan.band and not (target.parent / "zarr.json").is_file():
             disk.make_dirs(target.parent)

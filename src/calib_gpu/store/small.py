@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.store import codecs, disk
-from calib_gpu.store.metadata import array_document, chunk_key, dump_json, encode_strings, group_document
+from calib_gpu.store.documents import array_document, chunk_key, dump_json, encode_strings, group_document
 
 Entry = tuple[int, int]
 """Size and crc32c of a file."""
