@@ -123,7 +123,9 @@ def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
 
 def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> list[str]:
     """Scans that were asked for by number but are not science scans."""
-    wanted = set(numbers or ())
+    if numbers is None:
+        return []
+    wanted = set(numbers)
     return [str(scan) for scan in store.scan_ids() if scan.number in wanted and scan not in ids]
 
 

@@ -24,7 +24,7 @@ from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
 from calib_gpu.stages.calibrate import calibrate_scan
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
-from calib_gpu.stages.prepare import on_airmass, pair_subscans, prepare
+from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
 from calib_gpu.store.l0 import L0Store, tree_digest
@@ -132,16 +132,14 @@ class ScanRunner:
             report.bytes_read += n_read
         with timed(report, "atmosphere"):
             atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
-            on_airmass(scan, atmosphere, settings)  # elevations are tested before anything is written
         with timed(report, "prepare"):
             factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
             qa = metrics.load_metrics(resolved, rx, factors)
             qa["off_drift"] = metrics.off_drift(loaded.offs, factors.bad)
         c, d, n_r, n_a, _ = scan.source.shape
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
-        report.stage = "write"
-        writer = ScanWriter(folder, shape, settings.dtype, settings.level)
         with timed(report, "write"):
+            writer = ScanWriter(folder, shape, settings.dtype, settings.level)
             writer.write_streamed_documents(corrected=atmosphere.status != "none")
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)

@@ -469,6 +469,7 @@ def test_unused_ambient_temperatures_may_be_missing(tmp_path: Path) -> None:
     scan = small_scan(shape=SHAPE, eta_f=1.0)
     scan.source["tamb"] = np.full(5, np.nan)
     assert run(tmp_path, scan, t_atm=270.0).exit_code == 0
+    assert "t_spill" not in l1(tmp_path).attrs["receiver"]  # nothing is spilt: no value is claimed
 
 
 def test_a_frequency_offset_that_is_no_number_is_named(tmp_path: Path) -> None:

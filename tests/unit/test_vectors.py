@@ -20,7 +20,7 @@ from calib_gpu.physics.atmosphere import (
     sky_model,
     transmission,
 )
-from calib_gpu.physics.calibration import SampleRule, antenna_temperature, factor, system_temperature
+from calib_gpu.physics.calibration import SampleRule, factor, system_temperature
 from calib_gpu.physics.frequency import frequency_axes
 from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_pwv
 from calib_gpu.physics.radiation import H_OVER_K, rayleigh_jeans_temperature
@@ -90,8 +90,7 @@ def test_v10_antenna_temperature(vectors: dict[str, Any], name: str, dtype: type
     k = factor(gamma, np.float64(v["C_hot"]), np.float64(v["C_cold"]))
     np.testing.assert_allclose(k / v["t_r_sig"], e["factor_k_per_count"], rtol=rtol)
     on, ref, t = np.array(v["C_on"], dtype), np.array(v["C_ref"], float), np.float64(v["t_r_sig"])
-    ta = antenna_temperature(on.astype(float), ref, gamma, np.float64(v["C_hot"]), np.float64(v["C_cold"]), t)
-    np.testing.assert_allclose(ta, e["TA_k"], rtol=rtol)
+    np.testing.assert_allclose((on.astype(float) - ref) * (k / t), e["TA_k"], rtol=rtol)
     np.testing.assert_allclose(system_temperature(ref, float(v["C_zero"]), k, t), e["t_sys_ssb_TA_k"], rtol=rtol)
     # the tile kernel: the five samples as five channels of one dump; a count of 0 is flagged besides
     out, flags = np.empty((1, 1, 5, 1)), np.empty((1, 1, 5, 1), np.uint16)

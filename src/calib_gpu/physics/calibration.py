@@ -69,11 +69,6 @@ def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:
         return gamma / (hot - cold)
 
 
-def antenna_temperature(on: Floats, ref: Floats, gamma: Floats, hot: Floats, cold: Floats, t_signal: Floats) -> Floats:
-    """T_A* [K], eq. (7), written out; the tile kernels compute the same as (on - ref) * (factor / t_signal)."""
-    return (on - ref) * (factor(gamma, hot, cold) / t_signal)
-
-
 def system_temperature(ref: Floats, zero: Floats | float, factor_k: Floats, t_signal: Floats) -> Floats:
     """T_sys on the T_A* scale at the reference position [K], eq. (9): (C_r - Z) factor / t_s."""
     return (ref - zero) * (factor_k / t_signal)

@@ -66,7 +66,7 @@ def _no_t_eff() -> ConfigError:
 
 
 def no_atmosphere(scan: Scan) -> Atmosphere:
-    """T = 1 everywhere."""
+    """No atmosphere: the transmission is 1 everywhere."""
     zero = np.zeros_like(scan.signal)
     return Atmosphere(None, None, "none", "none", zero, zero.copy())
 
@@ -163,8 +163,7 @@ def _median(fits: list[PwvFit], joint: float) -> float:
 def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
     """pwv_header (settings above the store, the store, settings below it), then pwv_default."""
     stored = scan.source.attrs.get("pwv_header")
-    usable = isinstance(stored, int | float) and not isinstance(stored, bool) and is_finite(stored) and stored > 0
-    candidates = [settings.pwv_header, float(stored) if usable and stored is not None else None]
+    candidates = [settings.pwv_header, float(stored) if stored is not None and is_finite(stored) else None]
     if not settings.outranks_store("pwv_header"):
         candidates.reverse()
     for value in candidates:
@@ -179,17 +178,18 @@ def _sky_temperatures(
     """J of atmosphere, spillover and background; what was used, from where; whether T_atm is ambient by default."""
     t_atm, atm_used, defaulted = _t_atm(scan, opacity, settings)
     stored = None if settings.outranks_store("t_spill") else site_value(scan, "t_spill")
-    spill_used = {"value": stored, "from": "store"}
-    if stored is None:
+    origin, t_spill = "store", stored
+    if t_spill is None:
+        origin = settings.layer("t_spill")
         if not isinstance(settings.t_spill, str):
-            stored = float(settings.t_spill)
-        elif eta_f == 1.0:
-            stored = 0.0  # nothing is spilt
-        else:
-            stored = _needed(scan, "tamb", "for the spillover temperature", "set t_spill")
-        spill_used = {"value": stored, "from": settings.layer("t_spill")}
-    used = {"t_atm": atm_used, "t_spill": spill_used}
-    return SkyTemperatures.of(scan.signal, scan.image, t_atm, stored, settings.t_bg), used, defaulted
+            t_spill = float(settings.t_spill)
+        elif eta_f < 1.0:
+            t_spill = _needed(scan, "tamb", "for the spillover temperature", "set t_spill")
+    used = {"t_atm": atm_used}
+    if t_spill is not None:
+        used["t_spill"] = {"value": t_spill, "from": origin}
+    # with eta_f = 1 nothing is spilt: the value does not enter
+    return SkyTemperatures.of(scan.signal, scan.image, t_atm, t_spill or 0.0, settings.t_bg), used, defaulted
 
 
 def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any, Any], dict[str, Any], bool]:

@@ -62,7 +62,6 @@ class ArrayMeta:
     dims: tuple[str | None, ...] | None
     attrs: dict[str, Any]
     layout: Layout | None
-    zarr_format: int
 
 
 def read_json(path: Path) -> Any:
@@ -170,7 +169,7 @@ def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
     dtype = np.dtype(name) if isinstance(name, str) and name in NUMERIC else None
     return ArrayMeta(
         shape, dtype, is_string, _fill(doc.get("fill_value"), dtype), _names(doc.get("dimension_names"), shape),
-        dict(doc.get("attributes") or {}), _layout_v3(doc, shape, dtype, is_string), 3,
+        dict(doc.get("attributes") or {}), _layout_v3(doc, shape, dtype, is_string),
     )  # fmt: skip
 
 
@@ -258,4 +257,4 @@ def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
     if stored is not None and stored.kind == "S" and isinstance(fill, str):
         fill = base64.b64decode(fill)
     dims = _names(attrs.get("_ARRAY_DIMENSIONS"), shape)
-    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), dims, attrs, layout, 2)
+    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), dims, attrs, layout)
