@@ -21,6 +21,9 @@ from calib_gpu.store.l1 import Lane
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+SIGNAL_LATENCY_S = 0.2
+"""How long the main thread waits without a look at signals: Python runs their handlers only there."""
+
 
 def usable_cores() -> int:
     """Cores that this process may use: fewer than the machine has in a container or a batch job."""
@@ -59,7 +62,9 @@ class Workers:
             return task(item)
 
         futures: list[Future[Result]] = [self._pool.submit(checked, item) for item in items]
-        wait(futures, return_when=FIRST_EXCEPTION)
+        while wait(futures, timeout=SIGNAL_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
+            if any(f.done() and f.exception() is not None for f in futures):
+                break
         failed = [f for f in futures if f.done() and not f.cancelled() and f.exception() is not None]
         if failed:
             for f in futures:
