@@ -27,6 +27,7 @@ from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set
 from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
+from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.l0 import L0Store, tree_digest
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.stream import Workers
@@ -139,8 +140,10 @@ class ScanRunner:
         c, d, n_r, n_a, _ = scan.source.shape
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
         with timed(report, "write"):
-            writer = ScanWriter(folder, shape, settings.dtype, settings.level)
-            writer.write_streamed_documents(corrected=atmosphere.status != "none")
+            writer = ScanWriter(
+                folder, shape, settings.dtype, Compressor(settings.codec_used, settings.level), settings.level
+            )
+            writer.write_streamed_documents(corrected=atmosphere.status != "none", bits=settings.precision_bits)
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape)
         with timed(report, "calibrate"):
@@ -151,6 +154,8 @@ class ScanRunner:
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
             write_scan_arrays(writer, factors, atmosphere, on, ref)
+            if settings.precision_bits is not None:
+                writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
             qa |= metrics.sky_metrics(atmosphere, factors)
             qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)

@@ -92,7 +92,7 @@ def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], od
         if dtype[0] == "f":
             on[..., -1, 0], on[..., 0, 0] = np.inf, np.nan
     spectra, flags = np.empty(shape, output), np.empty(shape, np.uint16)
-    result = backend.calibrate_tile(on, ref, factor, base, rule, n_dump, spectra, flags)
+    result = backend.calibrate_tile(on, ref, factor, base, np.zeros((r, a)), rule, n_dump, spectra, flags)
 
     missing = np.isnan(on) if dtype[0] == "f" else (on == FILL if dtype[0] == "i" else np.zeros(shape, bool))
     missing[..., n_dump:] = True
@@ -119,6 +119,7 @@ def test_overflow_is_flagged_not_infinite(backend: Backend, output: type) -> Non
             np.ones((1, 1, 2)),
             np.array([[[1.0, 1e100]]]),
             np.zeros((1, 1, 2), np.uint16),
+            np.zeros((1, 1)),
             SampleRule(None, None),
             1,
             spectra,
@@ -134,8 +135,9 @@ def test_int32_extremes_do_not_wrap(backend: Backend) -> None:
     spectra, flags = np.empty((1, 1, 3, 1)), np.empty((1, 1, 3, 1), np.uint16)
     ref = np.array([[[1.0, 1.0, 2.0**31 - 1]]])
     backend.calibrate_tile(
-        on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), SampleRule(FILL, None), 1, spectra, flags
-    )
+        on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1)), SampleRule(FILL, None), 1,
+        spectra, flags,
+    )  # fmt: skip
     assert spectra.ravel()[[0, 2]].tolist() == [2.0**31 - 2, -(2.0**31) + 2]
     assert flags.ravel().tolist() == [0, 512, 0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,11 @@ from calib_gpu.errors import NoReference
 from calib_gpu.modes import pair
 from calib_gpu.physics import loads as load_physics
 from calib_gpu.physics.atmosphere import airmass, transmission
-from calib_gpu.physics.calibration import combine, factor, system_temperature
+from calib_gpu.physics.calibration import combine, factor, radiometer_quantum, system_temperature
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Pairing, Receiver, Scan, Tile
 from calib_gpu.schema import Flag, ScanFlag
 from calib_gpu.settings import Settings
+from calib_gpu.stages.load import dump_time
 from calib_gpu.stages.resolve import ResolvedLoads
 
 MAX_AIRMASS_DIFFERENCE = 0.01
@@ -56,6 +58,8 @@ class Factors:
     fixed: Floats | None
     moving: ResolvedLoads | None
     scan_flags: int
+    precision_bits: int | None
+    bandwidth: float
 
     def transmission(self, on: int) -> Floats:
         """Transmission of the signal band ``[C]`` along the line of sight of an ON subscan."""
@@ -89,6 +93,19 @@ class Factors:
             t_sys = system_temperature(ref, level, k, t_s)
         t_sys = np.where((base == 0) & np.isfinite(t_sys), t_sys, np.nan)
         return TileFactors(through_sky, ref, base, t_sys)
+
+    def quantum(self, tile: Tile, t_sys: Floats, counts: NDArray[Any]) -> Floats:
+        """The power of two that T_A* of a tile is rounded to ``[R, A]``, K; 0 for none. ``counts`` are [R,A,C,D]."""
+        out = np.zeros(t_sys.shape[:2])
+        if self.precision_bits is None:
+            return out
+        source = self.scan.source
+        sub = source.subscans[tile.subscan]
+        for pixel in np.ndindex(out.shape):
+            # each pixel's own dumps: how the scan is cut into tiles changes nothing
+            t_dump = dump_time(source, sub, source.rule.dumps_present(counts[pixel]))
+            out[pixel] = radiometer_quantum(t_sys[pixel], self.bandwidth, t_dump, self.precision_bits)
+        return out
 
     def _factor(self, tile: Tile) -> Floats:
         """Gamma / (C_h - C_c) ``[R, A, C]``, K/count, at the time of the ON subscan."""
@@ -150,7 +167,7 @@ def prepare(
     )
     return Factors(
         scan, cal.bad, cal.zero, rx, offs, pairing, slots, x, x_ref, atmosphere.tau_signal, settings.t_min, fixed,
-        None if one_set else resolved, flags,
+        None if one_set else resolved, flags, settings.precision_bits, abs(scan.source.tuning.spacing) * settings.enbw,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import google_crc32c
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Buffer = bytes | memoryview
+
+BLOSC_BLOCK_BYTES: Final = 256 * 1024
+"""By measurement: zstd behind a bit shuffle is a third faster than on blosc's own choice, lz4 does not care."""
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
@@ -121,6 +125,37 @@ def supported(chain: tuple[str, ...]) -> bool:
     while names and names[-1] == "crc32c":
         names.pop()
     return not names or (len(names) == 1 and names[0] in DECODERS)
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """How chunks are written: ``zstd``, or ``blosc_zstd`` or ``blosc_lz4`` (bits shuffled first); all with a checksum."""
+
+    name: str = "zstd"
+    level: int = -1
+
+    @property
+    def _blosc_level(self) -> int:
+        return min(max(self.level, 1), 9)
+
+    def encode(self, chunk: Any) -> bytes:
+        """The bytes of a C-contiguous chunk; blosc has no checksum of its own, so that a crc32c follows."""
+        if self.name == "zstd":
+            return encode_zstd(chunk, self.level)
+        name = self.name.removeprefix("blosc_")
+        shuffle, block = numcodecs.blosc.BITSHUFFLE, BLOSC_BLOCK_BYTES
+        frame: bytes = numcodecs.blosc.compress(chunk, name.encode(), self._blosc_level, shuffle, block)
+        return frame + crc32c(frame).to_bytes(4, "little")
+
+    def documents(self, itemsize: int) -> list[dict[str, Any]]:
+        """The codecs of the Zarr document that undo it, for items of so many bytes."""
+        if self.name == "zstd":
+            return [{"name": "zstd", "configuration": {"level": self.level, "checksum": True}}]
+        how = {
+            "cname": self.name.removeprefix("blosc_"), "clevel": self._blosc_level, "shuffle": "bitshuffle",
+            "typesize": itemsize, "blocksize": BLOSC_BLOCK_BYTES,
+        }  # fmt: skip
+        return [{"name": "blosc", "configuration": how}, {"name": "crc32c"}]
 
 
 def encode_zstd(data: Any, level: int) -> bytes:
