@@ -12,6 +12,7 @@ import numpy as np
 
 from calib_gpu import schema
 from calib_gpu.backend import get_backend
+from calib_gpu.config_files import shipped_profiles
 from calib_gpu.errors import CalibError, ConfigError, ScanFailure, StoreUnusable
 from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.physics.frequency import frequency_axes
@@ -19,7 +20,7 @@ from calib_gpu.pipeline import is_science
 from calib_gpu.qa.load_summary import summarise
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_run import LOAD_TILE_BYTES
-from calib_gpu.settings import Settings, shipped_profiles
+from calib_gpu.settings import Settings
 from calib_gpu.stages.load import Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans
 from calib_gpu.stages.resolve import bad_channel_rule, calibrate_loads, receiver, set_powers

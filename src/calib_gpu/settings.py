@@ -9,10 +9,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -291,39 +289,6 @@ def parse_size(text: str) -> int:
         raise ConfigError(
             "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
         ) from None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file with flat keys; text values are read as on the command line."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", array=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not TOML: {error}", array=str(path)) from None
-    nested = [key for key, value in data.items() if isinstance(value, dict)]
-    if nested:
-        raise ConfigError("tables are not used", array=f"{path}: {', '.join(nested)}", rule="flat keys, name = value")
-    return {name: parse_text(name, value) if isinstance(value, str) else value for name, value in data.items()}
-
-
-def shipped_profiles() -> list[str]:
-    """Names of the telescope profiles in the package."""
-    folder = resources.files("calib_gpu") / "profiles"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def read_profile(name: str) -> dict[str, Any]:
-    """Settings of a telescope profile: the name of a shipped one, or the path of a TOML file."""
-    if name.endswith(".toml") or "/" in name:
-        return read_toml(Path(name))
-    known = shipped_profiles()
-    if name not in known:
-        raise ConfigError(
-            "no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file"
-        )
-    with resources.as_file(resources.files("calib_gpu") / "profiles" / f"{name}.toml") as path:
-        return read_toml(path)
 
 
 def _rule(knob: dataclasses.Field[Any]) -> str:
