@@ -30,9 +30,14 @@ from calib_gpu.stages.write import exposures, scan_attributes, write_loads, writ
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.l0 import L0Store, tree_digest
 from calib_gpu.store.l1 import ScanWriter
+from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import Workers
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
+SCAN_ARRAYS = 8
+"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
+MEMORY_PER_ARRAY = 32
+"""Arrays larger than this part of the memory are mapped from files."""
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -54,12 +59,14 @@ class ScanRunner:
     """Runs single scans: everything that lasts longer than one scan is held here."""
 
     def __init__(
-        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers
+        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers, scratch: Path
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         self._digests: dict[str, str] = {}
         self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
-        self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
+        self._array_limit = settings.memory // MEMORY_PER_ARRAY
+        self.arrays = PixelArrays(scratch, self._array_limit)
+        self.reader = Reader(backend, workers, LOAD_TILE_BYTES, self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
@@ -145,7 +152,7 @@ class ScanRunner:
             )
             writer.write_streamed_documents(corrected=atmosphere.status != "none", bits=settings.precision_bits)
             write_loads(writer, scan, resolved, rx, settings)
-        sample = DumpSample(shape)
+        sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
             totals = calibrate_scan(
                 factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
@@ -189,8 +196,10 @@ class ScanRunner:
     def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
         c, _, r, a, _ = loaded.scan.source.shape
-        n_off = len(loaded.offs.index) * (1 if loaded.offs.reference is loaded.offs.mean else 2)
-        scan_bytes = 8 * c * r * a * (8 + n_off)
+        mean, reference = loaded.offs.mean, loaded.offs.reference
+        offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
+        sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
+        scan_bytes = sum(size for size in sizes if size <= self._array_limit)
         return max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
 
 

@@ -97,6 +97,7 @@ def calibrate_scan(
                     spectra,
                     flags,
                 )
+                factors.release(tile)
                 sample.observe(tile, spectra, k.t_sys)
                 computed = time.perf_counter()
                 for i, j in np.ndindex(shape[:2]):

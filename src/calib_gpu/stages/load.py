@@ -27,12 +27,12 @@ from calib_gpu.records import (
     Scan,
     ScanId,
     Subscan,
-    pixel_major,
 )
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import is_finite, subscan_class
+from calib_gpu.store.pixel_arrays import PixelArrays, release
 from calib_gpu.stream import Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
@@ -106,11 +106,15 @@ class DumpFlags:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads subscans of a group tile by tile with all workers; ``budget`` bounds the bytes of a tile."""
+    """Reads subscans of a group tile by tile with all workers.
+
+    ``budget`` bounds the bytes of a tile, ``arrays`` makes what outlives it.
+    """
 
     backend: Backend
     workers: Workers
     budget: int
+    arrays: PixelArrays
 
     def _stats(self, group: CountGroup, sub: Subscan, r: slice, a: slice, **want: bool) -> tuple[DumpStats, int]:
         counts, n = read_tile(self.workers, group, sub.index, r, a)
@@ -134,6 +138,7 @@ class Reader:
             mean[:, r, a, k] = part.mean()
             if first is not None:
                 first[:, r, a, k] = part.first
+            release(mean[:, r, a, k], None if first is None else first[:, r, a, k])
             with lock:
                 flags[k].add(part)
             return n
@@ -146,7 +151,7 @@ class Reader:
     ) -> tuple[Floats, list[DumpFlags], int]:
         """One mean [C,R,A] of all subscans, weighted by valid samples; ``band`` [S,D,R,A] takes the band means."""
         c, d, n_r, n_a, _ = group.shape
-        mean = pixel_major((c, n_r, n_a))
+        mean = self.arrays.zeros((c, n_r, n_a))
         flags = [DumpFlags.zeros(d) for _ in subscans]
         lock = threading.Lock()
 
@@ -164,6 +169,7 @@ class Reader:
                     flags[k].add(part)
             with np.errstate(invalid="ignore", divide="ignore"):
                 np.divide(total, valid, out=total)
+            release(total)
             return read
 
         return mean, flags, sum(self.workers.map(task, self._cover(group)))
@@ -183,13 +189,13 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
     off = source.of_kind("OFF")
     use_mean = mode.off_is_mean or settings.tp_ref == "mean"
     c, _, n_r, n_a, _ = source.shape
-    mean = pixel_major((c, n_r, n_a, len(off)))
-    first = None if use_mean or source.shape[1] == 1 else pixel_major((c, n_r, n_a, len(off)))
+    mean = reader.arrays.zeros((c, n_r, n_a, len(off)))
+    first = None if use_mean or source.shape[1] == 1 else reader.arrays.zeros((c, n_r, n_a, len(off)))
     flags, read = reader.each(source, off, mean, first)
     kept = [k for k, f in enumerate(flags) if f.valid.any()]
     if len(kept) < len(off):
-        mean = mean[..., kept]
-        first = None if first is None else first[..., kept]
+        mean = _kept(mean, kept, reader.arrays)
+        first = None if first is None else _kept(first, kept, reader.arrays)
     one_dump = [dump_time(source, off[k], int(np.count_nonzero(flags[k].present))) for k in kept]
     n_valid = tuple(int(np.count_nonzero(flags[k].valid)) for k in kept)
     if not use_mean and any(n > 1 for n in n_valid):
@@ -200,6 +206,15 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
     reference = mean if first is None else first
     index = tuple(off[k].index for k in kept)
     return OffSpectra(index, mean, reference, whole if use_mean else tuple(one_dump), whole), read, warnings
+
+
+def _kept(spectra: Floats, kept: list[int], arrays: PixelArrays) -> Floats:
+    """Some of the OFFs of ``[C, R, A, O]``."""
+    out = arrays.zeros((*spectra.shape[:3], len(kept)))
+    for r, a in np.ndindex(spectra.shape[1:3]):
+        out[:, r, a] = spectra[:, r, a, kept]
+        release(out[:, r, a], spectra[:, r, a])
+    return out
 
 
 def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[LoadSet | None, int]:

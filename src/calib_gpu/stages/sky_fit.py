@@ -26,6 +26,7 @@ from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
 from calib_gpu.records import Bools, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
+from calib_gpu.store.pixel_arrays import release
 
 CLIP = 4.0 * 1.4826
 
@@ -134,6 +135,7 @@ class SkyFit:
             off, hot, cold, zero, bad = binned(off), binned(hot), binned(cold), binned(zero), count == 0.0
             gain = (hot - cold) / mean(load_contrast(powers, *gains))
         observed = sky_signal(off, hot, gain)
+        release(self.offs.mean[:, r, a], *(v[:, r, a] for v in (cal.hot, cal.cold, cal.gain)))
         weights = None
         if self.settings.fit_weights == "radiometer":
             loads = self.resolved.loads.sets[0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -106,6 +108,16 @@ def write_file(path: Path, data: bytes) -> tuple[int, int]:
         file.abandon()
         raise
     return file.close()
+
+
+def map_scratch(folder: Path, size: int) -> mmap.mmap:
+    """A zeroed file without a name, in memory as far as it is used; its space is reserved, so that writing cannot fail."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise _cannot(folder, error) from None
 
 
 def replace_file(path: Path, data: bytes) -> None:

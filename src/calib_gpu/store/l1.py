@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,20 +83,25 @@ class ScanWriter:
     def write(
         self, name: str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any] | None = None
     ) -> None:
-        """Write an array whole: one chunk, or one inner chunk a pixel for ``[C, R, A]``."""
+        """Write an array whole, as one chunk."""
         row = ROWS[name]
-        if axes != ("C", "R", "A"):
-            typed = values.astype(object if row.dtype == "str" else row.dtype)
-            files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.plain)
-            for file, entry in files.items():
-                self.record(f"{name}/{file}", entry)
-            return
-        self._document(name, values.shape, row.dtype, values.shape, axes, (values.shape[0], 1, 1), attributes)
+        typed = values.astype(object if row.dtype == "str" else row.dtype)
+        files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.plain)
+        for file, entry in files.items():
+            self.record(f"{name}/{file}", entry)
+
+    def write_pixels(
+        self, name: str, values: Callable[[int, int], NDArray[Any]], attributes: dict[str, Any] | None = None
+    ) -> None:
+        """Write an array ``[C, R, A]``, one inner chunk a pixel; ``values(r, a)`` gives the ``[C]`` of one."""
+        row, (c, _, n_r, n_a, _) = ROWS[name], self.shape
+        shape = (c, n_r, n_a)
+        self._document(name, shape, row.dtype, shape, ("C", "R", "A"), (c, 1, 1), attributes)
         key = f"{name}/{chunk_key(0, 0, 0)}"
-        shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.plain)
+        shard = ShardWriter(self.folder / key, (1, n_r, n_a), self.plain)
         try:
-            for r, a in np.ndindex(values.shape[1:]):
-                shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
+            for r, a in np.ndindex(n_r, n_a):
+                shard.append((0, r, a), np.ascontiguousarray(values(r, a), dtype=row.dtype))
             self.record(key, shard.close())
         except BaseException:
             shard.abandon()
