@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,15 @@ class ScanRunner:
         """Stage load; may run while another scan is calibrated."""
         with timed(report, "load"):
             scan, mode = open_scan(self.store, scan_id, self.settings)
+            source, n_laid_out = self.reader.laid_out(scan.source)
+            scan = replace(scan, source=source)
             before = self.cache.bytes_read
             choice = self._finder.find(scan_id, scan.source)
             sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
             previous = None if choice.previous is None else self.cache.get(choice.previous)
             offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
             pairing = pair_subscans(scan, offs, self.settings)
-            report.bytes_read += n_read + self.cache.bytes_read - before
+            report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
             expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
@@ -157,6 +159,7 @@ class ScanRunner:
             totals = calibrate_scan(
                 factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
             )
+        scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from calib_gpu.schema import Flag
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.store.l1 import Lane, LaneWriter, ScanWriter
 from calib_gpu.stream import Blocks, Workers, read_tile
+
+FACTOR_BYTES: Final = 80
+"""What a channel of a tile takes beside its samples: reference, factor, transmission, T_sys, flags, and what makes them."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ def calibrate_scan(
     _, d, n_r, n_a, _ = source.shape
     n_on = len(factors.pairing.on)
     sample_bytes = source.counts.dtype.itemsize + writer.dtype.itemsize + 2
-    blocks = Blocks.plan(source, sample_bytes, tile_bytes)
+    blocks = Blocks.plan(source, sample_bytes, tile_bytes, FACTOR_BYTES)
     totals = TileTotals(
         np.zeros((n_r, n_a, 16), np.int64),
         np.zeros((n_r, n_a), np.int64),

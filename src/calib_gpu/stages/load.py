@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,12 +31,16 @@ from calib_gpu.records import (
 )
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
+from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import is_finite, subscan_class
 from calib_gpu.store.pixel_arrays import PixelArrays, release
+from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
 from calib_gpu.stream import Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
+CHUNKS_BYTES: Final = 256 * 1024 * 1024
+"""Bound on the large chunks, compressed and decoded, that are in memory at a time; one is taken in any case."""
 MAX_HOT_COLD_SEPARATION_US: Final = 120_000_000
 
 
@@ -115,6 +120,15 @@ class Reader:
     workers: Workers
     budget: int
     arrays: PixelArrays
+
+    def laid_out(self, group: CountGroup) -> tuple[CountGroup, int]:
+        """The group, its counts in tile order where tiles would decode chunks more than once; bytes read for that."""
+        if not cuts_chunks(group, self.budget):
+            return group, 0
+        chunk_bytes = math.prod(group.counts.read_chunk) * group.counts.dtype.itemsize
+        parts = min(self.workers.count, max(1, CHUNKS_BYTES // (2 * chunk_bytes)))
+        counts, n_read = in_tile_order(group.counts, ScratchFile(self.arrays.folder), parts, self.workers.map)
+        return replace(group, counts=counts), n_read
 
     def _stats(self, group: CountGroup, sub: Subscan, r: slice, a: slice, **want: bool) -> tuple[DumpStats, int]:
         counts, n = read_tile(self.workers, group, sub.index, r, a)
@@ -219,6 +233,7 @@ def _kept(spectra: Floats, kept: list[int], arrays: PixelArrays) -> Floats:
 
 def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[LoadSet | None, int]:
     """Averaged loads of a ``calibration/`` group, and the bytes read; None if it has no valid HOT and COLD near each other."""
+    group, n_laid_out = reader.laid_out(group)
     hot_subscans, cold_subscans, sky_subscans = (group.of_kind(kind) for kind in ("HOT", "COLD", "SKY"))
     _, d, n_r, n_a, _ = group.shape
     band = np.empty((len(hot_subscans), d, n_r, n_a))
@@ -229,9 +244,10 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         for subscans, flags in ((hot_subscans, hot_flags), (cold_subscans, cold_flags))
     )
     if not near_each_other(seen_hot, seen_cold):
-        return None, n_hot + n_cold
+        return None, n_laid_out + n_hot + n_cold
     zero, n_zero = read_zero(group, reader)
     sky, _, n_sky = reader.together(group, sky_subscans) if sky_subscans else (None, [], 0)
+    group.counts.close()
     loads = LoadSet(
         scan, group.absolute_us(hot_subscans + cold_subscans), hot, cold, zero, sky,
         _load_temperature(group, "thot", hot_subscans), _load_temperature(group, "tcold", cold_subscans),
@@ -243,7 +259,7 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         ),
         any(f.has_hole(s.n_dump) for s, f in zip((*hot_subscans, *cold_subscans), (*hot_flags, *cold_flags), strict=True)),
     )  # fmt: skip
-    return loads, n_hot + n_cold + n_zero + n_sky
+    return loads, n_laid_out + n_hot + n_cold + n_zero + n_sky
 
 
 def separation_us(hot: Sequence[Subscan], cold: Sequence[Subscan]) -> int | None:

@@ -30,7 +30,9 @@ def write_loads(writer: ScanWriter, scan: Scan, resolved: ResolvedLoads, rx: Rec
     cal = resolved.calibration
 
     def finite(values: Floats) -> Floats:
-        return np.where(np.isfinite(values), values, np.nan)
+        out = np.where(np.isfinite(values), values, np.nan)
+        release(values)
+        return out
 
     convention = {"trec_kind": "dsb", "trec_convention": settings.trec_convention}
     writer.write_pixels("gamma", lambda r, a: finite(cal.gamma[:, r, a]))
@@ -39,7 +41,7 @@ def write_loads(writer: ScanWriter, scan: Scan, resolved: ResolvedLoads, rx: Rec
         "trec", lambda r, a: finite(written_trec(cal, scan, rx, settings.trec_convention, r, a)), convention
     )
     writer.write_pixels("bad_channels", lambda r, a: cal.bad[:, r, a])
-    release(cal.gamma, cal.gain, cal.trec)
+    release(cal.trec)
 
 
 def exposures(factors: Factors, offs: OffSpectra, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -108,6 +109,48 @@ def write_file(path: Path, data: bytes) -> tuple[int, int]:
         file.abandon()
         raise
     return file.close()
+
+
+class ScratchFile:
+    """A file without a name, written and read at any place by any thread; it vanishes when it is closed or forgotten.
+
+    ``folder`` is where it lies; None: where the system keeps temporary files.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir())
+        try:
+            self._handle, name = tempfile.mkstemp(dir=folder)
+            os.unlink(name)
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+        self._close = weakref.finalize(self, os.close, self._handle)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write all of ``data`` at ``offset``."""
+        view = data.cast("B")
+        try:
+            while view:
+                n = os.pwrite(self._handle, view, offset)
+                view, offset = view[n:], offset + n
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+
+    def read(self, offset: int, out: memoryview) -> None:
+        """Fill ``out`` with what was written at ``offset``."""
+        try:
+            while out:
+                n = os.preadv(self._handle, [out], offset)
+                if n == 0:
+                    raise OSError(errno.EIO, "a scratch file ends too early")
+                out, offset = out[n:], offset + n
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+
+    def close(self) -> None:
+        """Give the space back; it must not be used any more."""
+        self._close()
+        self._handle = -1
 
 
 def map_scratch(folder: Path, size: int) -> mmap.mmap:

@@ -50,6 +50,12 @@ class Layout:
             parts.insert(0, self.key_prefix)
         return self.separator.join(parts) if parts else "0"
 
+    def key_around(self, coords: tuple[int, ...], axis: int) -> tuple[str, str]:
+        """What stands before and behind the number of one axis in the file names of a row of chunks."""
+        before, behind = (str(c) for c in coords[:axis]), (str(c) for c in coords[axis + 1 :])
+        head = [self.key_prefix] if self.key_prefix else []
+        return self.separator.join([*head, *before, ""]), self.separator.join(["", *behind])
+
 
 @dataclass(frozen=True)
 class ArrayMeta:

@@ -6,6 +6,7 @@ a file beside the output, so that only the pixels at work are in memory; :func:`
 
 from __future__ import annotations
 
+import math
 import mmap
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class PixelArrays:
     """
 
     def __init__(self, folder: Path | None = None, limit: int = 0) -> None:
-        self._folder, self._limit = folder, limit
+        self.folder, self._limit = folder, limit
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArray[Any]:
         """Zeros of ``[C, R, A, ...]`` whose memory order is ``[R, A, ..., C]``.
@@ -39,11 +40,11 @@ class PixelArrays:
         OutputError
             The file system has no room for the file.
         """
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if self._folder is None or size <= self._limit:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if self.folder is None or size <= self._limit:
             return pixel_major(shape, dtype)
         c, *pixels = shape
-        stored = np.frombuffer(disk.map_scratch(self._folder, size), dtype).reshape(*pixels, c)
+        stored = np.frombuffer(disk.map_scratch(self.folder, size), dtype).reshape(*pixels, c)
         return np.moveaxis(stored, -1, 0)
 
 
