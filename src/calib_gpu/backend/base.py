@@ -66,9 +66,9 @@ class Backend(Protocol):
         ...
 
     def sky_sums(
-        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> SkySums:
-        """Sums ``[O, C]`` of one pixel for the PWV fit, from S_H,obs ``[O, C]`` (K) and what is left out (``bad``)."""
+        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> None:
+        """Add one pixel to the sums ``[O, C]`` of the PWV fit: S_H,obs ``[O, C]`` (K), what is left out (``bad``), weights."""
         ...
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:

@@ -85,10 +85,10 @@ class NumpyBackend:
         return gain, gamma, trec, bad
 
     def sky_sums(
-        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> SkySums:
-        """Sums of one pixel for the PWV fit."""
-        return SkySums.of_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
+        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> None:
+        """Add one pixel to the sums of the PWV fit."""
+        sums.add_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF."""
