@@ -28,7 +28,8 @@ from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
 from calib_gpu.store.codecs import Compressor
-from calib_gpu.store.l0 import L0Store, tree_digest
+from calib_gpu.store.group_files import tree_digest
+from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import Workers
@@ -62,7 +63,6 @@ class ScanRunner:
         self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers, scratch: Path
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
-        self._digests: dict[str, str] = {}
         self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
         self._array_limit = settings.memory // MEMORY_PER_ARRAY
         self.arrays = PixelArrays(scratch, self._array_limit)
@@ -107,10 +107,8 @@ class ScanRunner:
         """Digest of an input by its name in the attributes: the table, or a group of the store."""
         if name == "atmosphere":
             return self._table_digest
-        if name not in self._digests:
-            path, _, group = name.rpartition("/")
-            self._digests[name] = self.store.input_digest(path, group)
-        return self._digests[name]
+        path, _, group = name.rpartition("/")
+        return self.store.input_digest(path, group)
 
     def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
         """Stage load; may run while another scan is calibrated."""

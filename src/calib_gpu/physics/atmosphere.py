@@ -263,9 +263,9 @@ GRID_ROWS: Final = 4
 
 
 def _squares(sums: SkySums, o: int, has_image: bool) -> tuple[list[tuple[Floats, list[Floats]]], float]:
-    """The squares that make chi2 of an OFF, and the sum of the constants: of each the constant term ``[C]`` and the factors
+    """The squares that make chi2 of an OFF, and the sum of the constants.
 
-    of the bands, signal before image; the second square has the image alone.
+    Each is a constant term ``[C]`` and the factors ``[C]`` of the bands, signal before image; the second has the image alone.
     """
     ss, si, ii, ys, yi = (v[o] for v in (sums.ss, sums.si, sums.ii, sums.ys, sums.yi))
     root = np.sqrt(ss)

@@ -12,8 +12,9 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -64,11 +65,15 @@ class ChunkedArray:
         Name used in errors, e.g. ``source/data_5d``.
     absent_is_fill
         Whether a chunk without a file means its fill value (else it is an error).
+    held
+        Files of the folder that were read before, by name.
     """
 
-    def __init__(self, path: Path, label: str, *, absent_is_fill: bool) -> None:
-        self.path, self.label, self.absent_is_fill = path, label, absent_is_fill
-        self.meta: ArrayMeta = array_meta(path)
+    def __init__(
+        self, path: Path, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
+        self.path, self.label, self.absent_is_fill, self._held = path, label, absent_is_fill, held
+        self.meta: ArrayMeta = array_meta(path, held)
         self._indices: dict[str, NDArray[np.uint64] | None] = {}
         self._zarr: Any = None
 
@@ -204,7 +209,7 @@ class ChunkedArray:
     def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
         if not layout.sharded:
             name = layout.key(coords)
-            return self._file_bytes(name), name
+            return memoryview(self._held[name]) if name in self._held else self._file_bytes(name), name
         per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
         shard = tuple(c // n for c, n in zip(coords, per_shard, strict=True))
         within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))

@@ -19,20 +19,16 @@ import zstandard
 from numpy.typing import NDArray
 
 from calib_gpu.records import Region
-from calib_gpu.store.codecs import CodecError, zstd_content_size
+from calib_gpu.store.codecs import SMALL_BYTES, CodecError, decode_small_zstd, zstd_content_size
 from calib_gpu.store.metadata import Layout
-
-SMALL_BYTES: Final = 32 * 1024
-"""Decoded size up to which a chunk is small."""
 
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _Thread(threading.local):
-    """What a thread reuses: its decoder, and the buffer that a file is read into."""
+    """The buffer that a thread reads files into."""
 
     def __init__(self) -> None:
-        self.decoder = zstandard.ZstdDecompressor()
         self.raw = memoryview(bytearray(2 * SMALL_BYTES))
 
 
@@ -90,7 +86,7 @@ def _read_chunk(folder: int, name: str, out: memoryview) -> int:
         raw = _thread.raw[:n]
         if n == len(_thread.raw) or zstd_content_size(raw) != len(out):
             return 0
-        out[:] = _thread.decoder.decompress(raw, allow_extra_data=False)
+        out[:] = decode_small_zstd(raw)
     except (OSError, CodecError, zstandard.ZstdError):
         return 0
     finally:
