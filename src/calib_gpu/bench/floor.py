@@ -245,7 +245,8 @@ class Floor:
         flags = self.buffers.get("flags", (n_block, n_c, step), np.uint16)
         if n_block * step > n_d:
             spectra[-1, :, n_d - n_block * step :], flags[-1, :, n_d - n_block * step :] = np.nan, 0
-        factor = plan.factor[r, a] / plan.transmission[on]
+        with np.errstate(divide="ignore", over="ignore"):
+            factor = plan.factor[r, a] / plan.transmission[on]
         ref = self._reference(on, r, a)
         base = plan.bad[r, a] * np.uint16(Flag.BAD_CHANNEL) | plan.opaque[on] * np.uint16(Flag.OPAQUE)
         base |= np.isnan(ref) * np.uint16(Flag.NO_REFERENCE)
@@ -254,7 +255,8 @@ class Floor:
             piece = counts[c : c + rows]
             out, marks = self.buffers.get("work", piece.shape, np.float64), base[c : c + rows, None]
             np.subtract(piece, ref[c : c + rows, None], out=out, casting="unsafe", dtype=np.float64)
-            np.multiply(out, factor[c : c + rows, None], out=out)
+            with np.errstate(invalid="ignore"):  # dead pixels
+                np.multiply(out, factor[c : c + rows, None], out=out)
             if self._clean(piece):
                 if marks.any():
                     out[marks[:, 0] != 0] = np.nan

@@ -84,7 +84,13 @@ def case_table(name: str, case: dict[str, Any]) -> Table:
             "-" if peak is None else f"{peak / MIB:.0f}", "-" if written is None else f"{written / 1e6:.1f}",
         ))  # fmt: skip
     head = ("what", "workers", "cache", "s", "range", "Msamples/s", "ns/sample", "time / first", "peak MiB", "L1 MB")
-    return Table(title, head, rows)
+    bare = next((r for r in case["contenders"] if r["task"] == "import"), None)
+    notes = (
+        ()
+        if bare is None
+        else (f"peak of the bare interpreter: {(median_of(bare, 'peak_bytes') or 0.0) / MIB:.0f} MiB",)
+    )
+    return Table(title, head, rows, notes)
 
 
 def stage_table(results: Results) -> Table | None:
@@ -95,10 +101,13 @@ def stage_table(results: Results) -> Table | None:
     times = {name: median_of(record, f"timings_ms.{name}") or 0.0 for name in TIMINGS}
     samples, total = median_of(record, "samples") or 0.0, 1e3 * (median_of(record, "seconds") or 0.0)
     read, written = median_of(record, "bytes_read") or 0.0, median_of(record, "bytes_written") or 0.0
-    handled = {"calibrate": 4.0 * samples, "write": 10.0 * samples}
+    floor = results.find("floor", "floor")
+    counts = 4.0 if floor is None else median_of(floor, "itemsize") or 4.0
+    others = 0.0 if floor is None else median_of(floor, "other_samples") or 0.0
+    handled = {"load": counts * others, "calibrate": counts * samples, "write": 10.0 * samples}
     rows = []
     for name, ms in times.items():
-        rate = f"{handled[name] / ms / 1e6:.2f}" if name in handled and ms else "-"
+        rate = f"{handled[name] / ms / 1e6:.2f}" if handled.get(name) and ms else "-"
         rows.append(
             (name, f"{ms:.1f}", f"{100 * ms / total:.1f}", rate, f"{1e6 * ms / samples:.2f}" if samples else "-")
         )
@@ -106,8 +115,8 @@ def stage_table(results: Results) -> Table | None:
     rows.append(("between and around", f"{rest:.1f}", f"{100 * rest / total:.1f}", "-", f"{1e6 * rest / samples:.2f}"))
     notes = (
         f"compressed: {read / 1e6:.1f} MB read, {written / 1e6:.1f} MB written, {(read + written) / total / 1e6:.2f} GB/s",
-        "GB/s of samples: 4 bytes of counts in stage calibrate, 10 bytes of T_A* and flags in stage write",
-        "stages of several scans may overlap, so that their sum may exceed the whole",
+        f"GB/s of samples: {counts:.0f} bytes of counts in load (OFFs and loads) and calibrate, 10 bytes in write",
+        "a scan is loaded while the one before it is calibrated, so that the sum of the stages may exceed the whole",
     )
     return Table("stages of the engine", ("stage", "ms", "%", "GB/s", "ns/sample"), rows, notes)
 

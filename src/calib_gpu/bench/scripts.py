@@ -172,7 +172,8 @@ def numpy_script(l0: Path, scans: Sequence[str], out: Path) -> int:
         small = small_maths(source, np.stack([hot, cold]), offs, loads)
         ref, scale, base = sample_inputs(small)
         on = counts[..., small.on]
-        t_a = (on - ref[:, None]) * scale[:, None]
+        t_a = on - ref[:, None]
+        t_a *= scale[:, None]
         flags = np.zeros(on.shape, np.uint16)
         flags |= base[:, None]
         flags[on == fill] |= MISSING
@@ -187,8 +188,8 @@ def numpy_script(l0: Path, scans: Sequence[str], out: Path) -> int:
 def dask_script(l0: Path, scans: Sequence[str], out: Path, workers: int) -> int:
     """The same with xarray and dask threads; returns the number of ON samples.
 
-    A task is the spectra of one pixel and subscan, which is a row of chunks of the simulator's stores: of the block
-    sizes tried the fastest.
+    A task is one subscan of all pixels: of the block sizes tried (one pixel, the stored shards, the inner chunks) the
+    fastest.
 
     Raises
     ------
@@ -202,7 +203,7 @@ def dask_script(l0: Path, scans: Sequence[str], out: Path, workers: int) -> int:
     except ImportError as error:
         raise not_installed(error) from None
     root: Any = zarr.open_group(str(l0), mode="r")
-    block, samples = {"C": -1, "D": -1, "R": 1, "A": 1, "S": 1}, 0
+    block, samples = {"C": -1, "D": -1, "R": -1, "A": -1, "S": 1}, 0
 
     def opened(group: Any) -> Any:
         about: dict[str, Any] = {"consolidated": False, "mask_and_scale": False, "chunks": block}
@@ -223,7 +224,7 @@ def dask_script(l0: Path, scans: Sequence[str], out: Path, workers: int) -> int:
                 m.values for m in xr.Dataset(dict(zip(("hot", "cold", "offs"), means, strict=True))).compute().values()
             )
             small = small_maths(source, np.stack([hot, cold]), offs, loads)
-            axes, size = ("C", "R", "A", "S"), {"C": -1, "R": 1, "A": 1, "S": 1}
+            axes, size = ("C", "R", "A", "S"), {"C": -1, "R": -1, "A": -1, "S": 1}
             ref, scale, base = (xr.DataArray(v, dims=axes).chunk(size) for v in sample_inputs(small))
             on: Any = counts.isel(S=small.on)
             marks = (on == fill) * np.uint16(MISSING) | ((on <= 0) & (on != fill)) * np.uint16(INVALID)
