@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,14 @@ from calib_gpu.cli import bench as command
 from calib_gpu.errors import CalibError, ConfigError
 from calib_gpu.settings import knobs
 from calib_gpu.simulate import realistic, simulate
+from calib_gpu.simulate.config import Shape
 from calib_gpu.store.disk import remove_tree
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scripts of users warn of dead pixels
+Chunking = dict[str, Callable[[Shape, int], Shape]]
+
+pytestmark = pytest.mark.filterwarnings(  # what the libraries tell users of such scripts: dead pixels, parts of a shard
+    "ignore::RuntimeWarning", "ignore:The specified chunks separate"
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +125,8 @@ def test_the_scripts_agree_with_the_engine(night: tuple[Path, Path], tmp_path: P
 def test_rechunked_stores_hold_the_same_counts(night: tuple[Path, Path], tmp_path: Path) -> None:
     l0, _ = night
     expected = zarr.open_array(str(l0 / "scan_025650/source/data_5d"), mode="r")
-    for k, (name, chunk_of) in enumerate(CHUNKINGS.items()):
+    uneven: Chunking = {"uneven": lambda shape, itemsize: (700, 5, 1, 2, 3)}  # no length is a multiple of it
+    for k, (name, chunk_of) in enumerate((CHUNKINGS | uneven).items()):
         out = tmp_path / f"{k}.zarr"
         rechunk(l0, out, chunk_of)
         found = zarr.open_array(str(out / "scan_025650/source/data_5d"), mode="r")
@@ -131,17 +137,20 @@ def test_rechunked_stores_hold_the_same_counts(night: tuple[Path, Path], tmp_pat
         remove_tree(out)
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """All cases at tiny size."""
+@pytest.mark.slow
+def test_every_case_runs_at_tiny_size(tmp_path: Path) -> None:
     for name in ("dask", "xarray", "tensorstore"):
         pytest.importorskip(name)
-    work = tmp_path_factory.mktemp("work")
-    yield run_bench(Options(work, "tiny", repeat=1, workers=(1, 2), cold=True))
-    assert not list(work.glob("out.zarr*")), "outputs are removed after each run"
+    found = run_bench(Options(tmp_path, "tiny", repeat=1, workers=(1, 2), cold=True))
+    assert not list(tmp_path.glob("out.zarr*")), "outputs are removed after each run"
+    check_cases(found)
+    check_work(found)
+    check_targets(found)
+    check_tables(found, tmp_path / "found.json")
 
 
-def test_every_case_runs(found: dict[str, Any]) -> None:
+def check_cases(found: dict[str, Any]) -> None:
+    """Every case has run, or says why not."""
     assert list(found["cases"]) == list(CASES)
     without = [] if "precision" in knobs() else ["precision"]
     assert [name for name, case in found["cases"].items() if "left_out" in case] == without
@@ -152,7 +161,7 @@ def test_every_case_runs(found: dict[str, Any]) -> None:
     assert json.loads(json.dumps(found, allow_nan=False))["format"] == "calib-gpu-bench"
 
 
-def test_contenders_do_the_same_work(found: dict[str, Any]) -> None:
+def check_work(found: dict[str, Any]) -> None:
     """In every case but growth all that count samples count the same; both readers sum up the same counts."""
     for name, case in found["cases"].items():
         counts = {r["runs"][0]["samples"] for r in case.get("contenders", []) if "samples" in r["runs"][0]}
@@ -163,7 +172,8 @@ def test_contenders_do_the_same_work(found: dict[str, Any]) -> None:
     assert len(set(caches)) == 8
 
 
-def test_every_target_is_computed(found: dict[str, Any]) -> None:
+def check_targets(found: dict[str, Any]) -> None:
+    """Every target has a number, and is judged on preset M only."""
     targets = {t["name"]: t for t in judge(found | {"options": {**found["options"], "preset": "M"}})}
     assert list(targets) == list(TARGETS)
     missing = {name for name, t in targets.items() if t["found"] is None}
@@ -203,8 +213,8 @@ def test_targets_are_ratios_of_medians() -> None:
     assert TARGETS["dask"].found(results) is None
 
 
-def test_tables_show_every_case(found: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "found.json"
+def check_tables(found: dict[str, Any], path: Path) -> None:
+    """The tables show every case, from what --json writes; another file is refused."""
     path.write_text(json.dumps(found))
     text = as_markdown(tables(read_found(path)))
     for word in (*CASES, "Msamples/s", "GB/s", "resolve", "ms a scan", "numcodecs", "skipped"):

@@ -63,7 +63,8 @@ def contest(contenders: Sequence[Contender], repeat: int, scratch: Path, say: Sa
     runs: list[list[dict[str, Any]]] = [[] for _ in contenders]
     for k in range(repeat):
         for contender, mine in zip(contenders, runs, strict=True):
-            say(f"{contender.name}, run {k + 1} of {repeat}")
+            how = [f"{contender.workers} worker(s)"] * bool(contender.workers) + ["cold"] * (contender.cache == "cold")
+            say(", ".join([contender.name, *how, f"run {k + 1} of {repeat}"]))
             os.sync()
             if contender.reads is not None:
                 (fill_cache if contender.cache == "warm" else empty_cache)(contender.reads)

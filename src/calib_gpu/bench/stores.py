@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from calib_gpu.simulate.config import Shape, SimulationConfig
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 LARGEST_CHUNK_BYTES: Final = 256 * 1024 * 1024
+MOST_CHUNKS: Final = 250_000
 ONE_SUBSCAN: Final = "one subscan"
 
 
@@ -76,7 +78,7 @@ class Stores:
         Raises
         ------
         ConfigError
-            A chunk would be larger than 256 MiB.
+            Chunks would be larger than 256 MiB, or more than 250,000.
         """
         path = self.work / f"{l0.stem}-chunks-{list(CHUNKINGS).index(chunking)}.zarr"
         if not path.exists():
@@ -103,9 +105,13 @@ def _rewrite(source: Path, target: Path, chunk_of: Callable[[Shape, int], Shape]
 
     old: Any = zarr.open_array(str(source), mode="r")
     chunk = chunk_of(old.shape, old.dtype.itemsize)
-    if int(np.prod(chunk)) * old.dtype.itemsize > LARGEST_CHUNK_BYTES:
-        size = int(np.prod(chunk)) * old.dtype.itemsize
-        raise ConfigError("chunk too large to be worth it", array=str(source), value=chunk, rule=f"{size} > 256 MiB")
+    size = math.prod(chunk) * old.dtype.itemsize
+    n_chunk = math.prod(-(-n // k) for n, k in zip(old.shape, chunk, strict=True))
+    if size > LARGEST_CHUNK_BYTES or n_chunk > MOST_CHUNKS:
+        raise ConfigError(
+            "not a chunking to be measured on this store", array=str(source), value=f"{n_chunk} chunks of {size} bytes",
+            rule=f"at most {MOST_CHUNKS} of at most {LARGEST_CHUNK_BYTES}",
+        )  # fmt: skip
     new: Any = zarr.create_array(
         str(target), shape=old.shape, chunks=chunk, dtype=old.dtype, compressors=[ZstdCodec(level=1)], fill_value=0,
         dimension_names=old.metadata.dimension_names, attributes=dict(old.attrs),
