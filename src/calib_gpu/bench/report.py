@@ -154,6 +154,7 @@ def scan_table(results: Results) -> Table | None:
         )
         if value is not None
     ]
+    rows += [(f"stage {name}", f"{(median_of(record, f'timings_ms.{name}') or 0.0) / scans:.2f}") for name in TIMINGS]
     return Table(f"{scans:.0f} tiny scans", ("what", "ms a scan"), rows)
 
 
