@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from calib_gpu.bench.stores import CHUNKINGS, rechunk
 from calib_gpu.bench.targets import Results, judge
 from calib_gpu.cli import bench as command
 from calib_gpu.errors import CalibError, ConfigError
+from calib_gpu.schema import Flag
 from calib_gpu.settings import knobs
 from calib_gpu.simulate import realistic, simulate
 from calib_gpu.simulate.config import Shape
@@ -70,6 +72,32 @@ def test_the_floor_writes_the_spectra_of_the_engine_bit_for_bit(
         assert np.isnan(expected).any()
         assert np.isfinite(expected).mean() > 0.5
     assert found["samples"] == sum(values(l1, plan.name, "spectra").size for plan in plans)
+
+
+def test_the_floor_knows_total_power_and_saturation(tmp_path: Path) -> None:
+    l0, l1 = tmp_path / "tp.zarr", tmp_path / "l1.zarr"
+    shape = (512, 6, 2, 2, 6)
+    simulate(l0, realistic("tiny", shape=shape, mode="tp", n_scans=1, night=False, saturation=0.02), workers=1)
+    run_child("engine", {"l0": str(l0), "out": str(l1), "settings": {"workers": 1, "reference": "interp"}})
+    (scan,) = scans_of(l1)
+    run_floor([plan_scan(l0, l1, scan)], tmp_path / "floor", workers=1)
+    for name in ("spectra", "flags"):
+        np.testing.assert_array_equal(values(tmp_path / "floor", scan.path, name), values(l1, scan.path, name))
+    assert np.count_nonzero(values(l1, scan.path, "flags") & Flag.INVALID_COUNT) > 0
+
+
+@pytest.mark.parametrize("cname", ["zstd", "lz4"])
+def test_the_floor_takes_the_codec_from_the_document(night: tuple[Path, Path], tmp_path: Path, cname: str) -> None:
+    l0, l1 = night
+    plan = plan_scan(l0, l1, scans_of(l1)[0])
+    documents = {name: json.loads(text) for name, text in plan.documents.items()}
+    for document, typesize in zip(documents.values(), (8, 2), strict=True):
+        options = {"cname": cname, "clevel": 1, "shuffle": "bitshuffle", "typesize": typesize, "blocksize": 0}
+        document["codecs"][0]["configuration"]["codecs"][-1] = {"name": "blosc", "configuration": options}
+    other = replace(plan, documents={name: json.dumps(document) for name, document in documents.items()})
+    run_floor([other], tmp_path / "floor", workers=1)
+    for name in ("spectra", "flags"):
+        np.testing.assert_array_equal(values(tmp_path / "floor", plan.name, name), values(l1, plan.name, name))
 
 
 def test_the_floor_writes_the_files_of_the_engine(night: tuple[Path, Path], tmp_path: Path) -> None:

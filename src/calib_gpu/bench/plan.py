@@ -88,7 +88,7 @@ def plan_scan(l0: Path, l1: Path, scan: ScanId) -> ScanPlan:
     corrected = bool(attrs["transmission_corrected"])
     t = np.minimum(np.exp(-airmass[:, None] * tau), 1.0) if corrected else np.ones((airmass.size, tau.size))
     used = sorted({int(i) for i in result["ref_index"][:].ravel()})
-    first = attrs["obs_mode"] == "tp" and settings["tp_ref"] == "first"
+    first = attrs["obs_mode"].lower() == "tp" and settings["tp_ref"] == "first"
     references = np.stack([_mean(source, [i], fill, saturation, first=first) for i in used])
     return ScanPlan(
         scan.path, l0 / scan.path / "source" / "data_5d", l0 / load_path / "calibration" / "data_5d",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,11 +45,12 @@ def bench(
     if from_json is not None:
         show(tables(read_found(from_json)), markdown=markdown)
         return
+    import tempfile
+
     from calib_gpu.bench.cases import CASES, Options, run_bench
 
     if quick:
         preset, repeat = "S", 1
-        cases = cases or None
     chosen = parse_names(cases)
     with tempfile.TemporaryDirectory(prefix="calib-gpu-bench-", dir=work) as folder:
         options = Options(Path(folder), preset, l0, parse_numbers(workers), repeat, chosen, cold)
