@@ -92,7 +92,9 @@ def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], od
         if dtype[0] == "f":
             on[..., -1, 0], on[..., 0, 0] = np.inf, np.nan
     spectra, flags = np.empty(shape, output), np.empty(shape, np.uint16)
-    result = backend.calibrate_tile(on, ref, factor, base, np.zeros((r, a)), rule, n_dump, spectra, flags)
+    result = backend.calibrate_tile(
+        on, ref, factor, base, np.zeros((r, a)), rule, n_dump, spectra[:, :, None], flags[:, :, None]
+    )
 
     missing = np.isnan(on) if dtype[0] == "f" else (on == FILL if dtype[0] == "i" else np.zeros(shape, bool))
     missing[..., n_dump:] = True
@@ -110,6 +112,31 @@ def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], od
 
 
 @pytest.mark.parametrize("output", [np.float64, np.float32])
+@pytest.mark.parametrize(("n_block", "block"), [(1, 8), (2, 4), (3, 3), (8, 1)])
+@pytest.mark.parametrize("odd", [False, True])
+def test_the_tile_leaves_in_blocks_of_dumps(
+    backend: Backend, output: type, n_block: int, block: int, odd: bool
+) -> None:
+    rng = np.random.default_rng(8)
+    r, a, c, d = shape = 1, 2, 37, 8
+    on = rng.integers(1, 9_000, shape).astype(np.int32)
+    if odd:
+        on = plant(on, rng)
+    ref, factor = rng.uniform(1e3, 9e3, (r, a, c)), rng.uniform(0.01, 0.02, (r, a, c))
+    base = np.where(rng.random((r, a, c)) < 0.2, 1, 0).astype(np.uint16)
+    results = []
+    for b, w in ((1, d), (n_block, block)):
+        spectra, flags = np.full((r, a, b, c, w), 7, output), np.full((r, a, b, c, w), 7, np.uint16)
+        backend.calibrate_tile(on, ref, factor, base, np.zeros((r, a)), SampleRule(FILL, None), d, spectra, flags)
+        results.append([x.transpose(0, 1, 3, 2, 4).reshape(r, a, c, b * w) for x in (spectra, flags)])
+    (spectra, flags), (blocks, block_flags) = results
+    np.testing.assert_array_equal(blocks[..., :d], spectra)
+    np.testing.assert_array_equal(block_flags[..., :d], flags)
+    assert np.isnan(blocks[..., d:]).all()
+    assert not block_flags[..., d:].any()
+
+
+@pytest.mark.parametrize("output", [np.float64, np.float32])
 def test_overflow_is_flagged_not_infinite(backend: Backend, output: type) -> None:
     on = np.array([[[[5.0], [1e300]]]])
     spectra, flags = np.empty((1, 1, 2, 1), output), np.empty((1, 1, 2, 1), np.uint16)
@@ -122,8 +149,8 @@ def test_overflow_is_flagged_not_infinite(backend: Backend, output: type) -> Non
             np.zeros((1, 1)),
             SampleRule(None, None),
             1,
-            spectra,
-            flags,
+            spectra[:, :, None],
+            flags[:, :, None],
         )
     assert spectra.ravel()[0] == 4.0
     assert np.isnan(spectra.ravel()[1])
@@ -136,7 +163,7 @@ def test_int32_extremes_do_not_wrap(backend: Backend) -> None:
     ref = np.array([[[1.0, 1.0, 2.0**31 - 1]]])
     backend.calibrate_tile(
         on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1)), SampleRule(FILL, None), 1,
-        spectra, flags,
+        spectra[:, :, None], flags[:, :, None],
     )  # fmt: skip
     assert spectra.ravel()[[0, 2]].tolist() == [2.0**31 - 2, -(2.0**31) + 2]
     assert flags.ravel().tolist() == [0, 512, 0]

@@ -274,6 +274,13 @@ def test_pixel_blocks(shape: tuple[int, int], pixels_in_256_mib: float, block: t
     assert shards.pixel_block(shape, int((1 << 28) / pixels_in_256_mib)) == block
 
 
+def in_blocks(values: np.ndarray, writer: ScanWriter) -> np.ndarray:
+    """``[C, D]`` in blocks of dumps ``[B, C, d]``."""
+    out = np.zeros((writer.n_block * writer.dump_block, values.shape[0]), values.dtype)
+    out[: values.shape[1]] = values.T
+    return np.ascontiguousarray(out.reshape(writer.n_block, writer.dump_block, -1).transpose(0, 2, 1))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_streamed_arrays_return_every_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     """NaN payloads, signed zeros, infinities and every flag, whatever the order in which lanes are written."""
@@ -289,7 +296,10 @@ def test_streamed_arrays_return_every_bit(tmp_path: Path, monkeypatch: pytest.Mo
         shard = LaneWriter(writer, lane)
         for r in range(lane.r.start, lane.r.stop):
             for a in range(lane.a.start, lane.a.stop):
-                shard.append(r, a, *(np.ascontiguousarray(x[..., r, a, lane.on]) for x in (spectra, flags, t_sys)))
+                shard.append(
+                    r, a, *(in_blocks(x[..., r, a, lane.on], writer) for x in (spectra, flags)),
+                    np.ascontiguousarray(t_sys[:, r, a, lane.on]),
+                )  # fmt: skip
         shard.close()
     writer.finish({})
     group = zarr.open_group(str(tmp_path / SCAN), mode="r")

@@ -95,7 +95,7 @@ def test_rounding_is_half_to_even_and_leaves_nan_alone() -> None:
     spectra, flags = np.empty(on.shape), np.empty(on.shape, np.uint16)
     get_backend("numpy").calibrate_tile(
         on, np.zeros((1, 1, 4)), np.full((1, 1, 4), 0.125), np.zeros((1, 1, 4), np.uint16), np.array([[0.25]]),
-        SampleRule(None, None), 1, spectra, flags,
+        SampleRule(None, None), 1, spectra[:, :, None], flags[:, :, None],
     )  # fmt: skip
     assert spectra.ravel()[:3].tolist() == [0.5, 0.5, 1.0]  # 0.375, 0.625 and 0.875 K
     assert np.isnan(spectra.ravel()[3])

@@ -83,6 +83,7 @@ class Backend(Protocol):
 
         ``on`` [R,A,C,D] counts as stored; ``ref`` [R,A,C] counts; ``factor`` [R,A,C] K/count, transmission included;
         ``base`` [R,A,C] flag bits that hold for all dumps; ``quantum`` [R,A] K, a power of two to whose multiples T_A*
-        is rounded (half to even), 0 for none; outputs [R,A,C,D].
+        is rounded (half to even), 0 for none. The outputs are [R,A,B,C,d]: dumps in B blocks of d, as they are encoded;
+        what is left of the last block is NaN and 0.
         """
         ...

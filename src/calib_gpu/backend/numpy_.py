@@ -98,11 +98,11 @@ class NumpyBackend:
         self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats, rule: SampleRule,
         n_dump: int, spectra: NDArray[Any], flags: NDArray[np.uint16],
     ) -> TileResult:  # fmt: skip
-        """T_A* and flags of one tile, in pieces that stay in the cache."""
+        """T_A* and flags of one tile, in pieces that stay in the cache and leave it as blocks of dumps."""
         n_r, n_a, n_c, n_d = on.shape
         counts, present = np.zeros((n_r, n_a, 17), np.int64), np.zeros(n_d, bool)
-        step = max(1, PIECE // n_d)
-        work = np.empty((min(step, n_c), n_d)) if spectra.dtype != np.float64 else None
+        step = min(n_c, max(1, PIECE // n_d))
+        work, padding = np.empty((step, n_d)), spectra.shape[2] * spectra.shape[4] - n_d
         limit = _SAFE_FACTOR[spectra.dtype.itemsize]
         with np.errstate(over="ignore", invalid="ignore"):  # flagged channels may have any factor
             for r, a in np.ndindex(n_r, n_a):
@@ -112,19 +112,32 @@ class NumpyBackend:
                 safe = on.dtype.kind != "f" and bool(
                     np.all((np.abs(k) < limit) & (np.abs(ref[r, a]) < 1e20) | (base[r, a] != 0))
                 )
+                whole = np.zeros(n_c, bool)  # channels of pieces that hold nothing but valid counts
                 for c in range(0, n_c, step):
-                    piece = (r, a, slice(c, c + step))
-                    out = spectra[piece] if work is None else work[: min(step, n_c - c)]
-                    np.subtract(on[piece], ref[piece][:, None], out=out, casting="unsafe", dtype=np.float64)
-                    np.multiply(out, k[c : c + step, None], out=out)
+                    here = slice(c, c + step)
+                    values = work[: min(step, n_c - c)]
+                    np.subtract(on[r, a, here], ref[r, a, here, None], out=values, casting="unsafe", dtype=np.float64)
+                    np.multiply(values, k[here, None], out=values)
                     if q:
-                        np.rint(out, out=out)
-                        np.multiply(out, q, out=out)
-                    _flag(on[piece], base[piece], rule, n_dump, out, flags[piece], counts[r, a], present)
-                    if work is not None:
-                        spectra[piece] = out
+                        np.rint(values, out=values)
+                        np.multiply(values, q, out=values)
+                    marks = _marks(on[r, a, here], base[r, a, here], rule, n_dump, present)
                     if not safe:
-                        _flag_nonfinite(spectra[piece], flags[piece], counts[r, a])
+                        with_any = base[r, a, here, None] if marks is None else marks
+                        bad = ~np.isfinite(values.astype(spectra.dtype)) & (with_any == 0)
+                        if bad.any():
+                            marks = np.where(bad, np.uint16(Flag.NONFINITE), with_any)
+                    if marks is None:
+                        whole[here] = True
+                        values[base[r, a, here] != 0] = np.nan
+                        flags[r, a, :, here] = np.repeat(base[r, a, here, None], flags.shape[4], axis=1)
+                        flags[r, a, -1, here, flags.shape[4] - padding :] = 0
+                    else:
+                        values[marks != 0] = np.nan
+                        _count(marks[marks != 0], counts[r, a], 1)
+                        _to_blocks(marks, flags[r, a, :, here], 0)
+                    _to_blocks(values, spectra[r, a, :, here], np.nan)
+                _count(base[r, a, whole & (base[r, a] != 0)], counts[r, a], n_d)
         return TileResult(counts[..., :16], counts[..., _ANY], present)
 
 
@@ -138,40 +151,39 @@ def _sum_dumps(counts: NDArray[Any]) -> Floats:
     return total
 
 
-def _flag(
-    on: NDArray[Any], base: NDArray[np.uint16], rule: SampleRule, n_dump: int, out: Floats, flags: NDArray[np.uint16],
-    counts: NDArray[np.int64], present: NDArray[np.bool_],
-) -> None:  # fmt: skip
-    """Flags of a piece ``[C, D]``, NaN where one is set, and their counts."""
-    flags[...] = base[:, None]
+def _marks(
+    on: NDArray[Any], base: NDArray[np.uint16], rule: SampleRule, n_dump: int, present: NDArray[np.bool_]
+) -> NDArray[np.uint16] | None:
+    """Flags of a piece ``[C, D]``; None where all counts are valid, so that ``base`` says it all."""
     if rule.all_valid(on, n_dump):
         present[:] = True
-        n_dumps = np.int64(on.shape[-1])
-        marked = base != 0
-        if marked.any():
-            out[marked] = np.nan
-            _count(base[marked], counts, n_dumps)
-    else:
-        missing = rule.missing(on, n_dump)
-        present |= ~missing.all(axis=0)
-        flags[missing] |= np.uint16(Flag.FILL_VALUE)
-        flags[rule.invalid(on) & ~missing] |= np.uint16(Flag.INVALID_COUNT)
-        out[flags != 0] = np.nan
-        _count(flags[flags != 0], counts, np.int64(1))
+        return None
+    missing = rule.missing(on, n_dump)
+    present |= ~missing.all(axis=0)
+    marks = np.repeat(base[:, None], on.shape[1], axis=1)
+    marks[missing] |= np.uint16(Flag.FILL_VALUE)
+    marks[rule.invalid(on) & ~missing] |= np.uint16(Flag.INVALID_COUNT)
+    return marks
 
 
-def _flag_nonfinite(out: NDArray[Any], flags: NDArray[np.uint16], counts: NDArray[np.int64]) -> None:
-    """NONFINITE where a value is not finite although no flag is set: the invariant holds whatever the counts were."""
-    bad = ~np.isfinite(out) & (flags == 0)
-    if bad.any():
-        flags[bad] = np.uint16(Flag.NONFINITE)
-        out[bad] = np.nan
-        counts[int(Flag.NONFINITE).bit_length() - 1] += np.count_nonzero(bad)
-        counts[_ANY] += np.count_nonzero(bad)
+def _to_blocks(values: NDArray[Any], out: NDArray[Any], fill: float) -> None:
+    """Copy ``[C, D]`` into blocks of dumps ``[B, C, d]``; what is left of the last block is padding."""
+    d = out.shape[2]
+    typed = values.astype(out.dtype, copy=False)
+    row = np.dtype((np.void, d * out.itemsize))  # rows copied whole: the loop over a few dumps would cost more
+    for b in range(out.shape[0]):
+        part = typed[:, b * d : (b + 1) * d]
+        if part.shape[1] == d:
+            out[b].view(row)[...] = part.view(row)
+        else:
+            out[b, :, : part.shape[1]] = part
+            out[b, :, part.shape[1] :] = fill
 
 
-def _count(flags: NDArray[np.uint16], counts: NDArray[np.int64], times: np.int64) -> None:
+def _count(flags: NDArray[np.uint16], counts: NDArray[np.int64], times: int) -> None:
     """Add the number of samples with each bit set, and of those with any."""
+    if not flags.size:
+        return
     counts[_ANY] += times * flags.size
     seen = np.bincount(flags, minlength=int(ENGINE_FLAGS) + 1)
     values = np.flatnonzero(seen)

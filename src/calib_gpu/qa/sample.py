@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calib_gpu.records import Tile
 from calib_gpu.store.pixel_arrays import PixelArrays, release
 
-MAX_DUMPS: Final = 32
+MAX_DUMPS: Final = 16
 _QUANTUM: Final = 2.0**-24
 _LIMIT: Final = 2.0**56
 
@@ -41,10 +41,11 @@ class DumpSample:
         self._lock = threading.Lock()
 
     def observe(self, tile: Tile, spectra: NDArray[Any], t_sys: NDArray[np.float64]) -> None:
-        """Take what belongs to the sample from a tile: ``spectra`` [R,A,C,D], ``t_sys`` [R,A,C]."""
+        """Take what belongs to the sample from a tile: ``spectra`` [R,A,B,C,d] in blocks of dumps, ``t_sys`` [R,A,C]."""
         for n in np.flatnonzero(self.on == tile.on):
             for i, j in np.ndindex(spectra.shape[:2]):
-                spectrum = spectra[i, j, :, self.dump[n]].astype(np.float64)
+                block, k = divmod(int(self.dump[n]), spectra.shape[4])
+                spectrum = spectra[i, j, block, :, k].astype(np.float64)
                 good = np.isfinite(spectrum)
                 if not good.any():
                     continue

@@ -84,11 +84,9 @@ def calibrate_scan(
                 read = time.perf_counter()
                 k = factors.of_tile(tile)
                 quantum = factors.quantum(tile, k.t_sys, counts)
-                shape = counts.shape
-                spectra, flags = (
-                    workers.buffer("spectra", shape, writer.dtype),
-                    workers.buffer("flags", shape, np.uint16),
-                )
+                shape = (*counts.shape[:2], writer.n_block, counts.shape[2], writer.dump_block)
+                spectra = workers.buffer("spectra", shape, writer.dtype)
+                flags = workers.buffer("flags", shape, np.uint16)
                 n_dump = source.subscans[tile.subscan].n_dump
                 result = backend.calibrate_tile(
                     counts,

@@ -195,26 +195,14 @@ class LaneWriter:
         except BaseException:
             self.abandon()
             raise
-        c = scan.shape[0]
-        self._blocks = {
-            "spectra": np.full((c, scan.dump_block), np.nan, scan.dtype),
-            "flags": np.zeros((c, scan.dump_block), np.uint16),
-        }
 
     def append(
         self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]
     ) -> None:
-        """Encode and write one pixel: ``spectra`` and ``flags`` [C, D], ``t_sys`` [C]."""
+        """Encode and write one pixel: ``spectra`` and ``flags`` in blocks of dumps [B, C, d], ``t_sys`` [C]."""
         where = (r - self._lane.r.start, a - self._lane.a.start)
-        step, n_dump = self._scan.dump_block, spectra.shape[1]
         for name, values in (("spectra", spectra), ("flags", flags)):
-            for k in range(self._scan.n_block):
-                first, last = k * step, min((k + 1) * step, n_dump)
-                chunk = values
-                if last - first < n_dump or step != n_dump:
-                    chunk = self._blocks[name]
-                    chunk[:, : last - first] = values[:, first:last]
-                    chunk[:, last - first :] = np.nan if name == "spectra" else 0
+            for k, chunk in enumerate(values):
                 self._shards[name].append((0, k, *where, 0), chunk)
         self._shards["t_sys"].append((0, *where, 0), t_sys)
 
