@@ -245,8 +245,9 @@ def chi2_grid(sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Float
         for c in range(0, sums.yy.shape[1], channels):
             band = slice(c, c + channels)
             both = [(-x[o] * b[band], -x[o] * k[band]) for b, k in opacity.bands()]
-            for j in range(0, grid.size, GRID_ROWS):
-                rows = slice(j, j + GRID_ROWS)
+            step = max(1, GRID_SAMPLES // both[0][0].size)
+            for j in range(0, grid.size, step):
+                rows = slice(j, j + step)
                 t = [opacity.mean(_exp(grid[rows, None], b, k)) for b, k in both]
                 for m, factors in squares:
                     z = t[-1] * factors[-1][band]
@@ -258,8 +259,8 @@ def chi2_grid(sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Float
 
 
 GRID_CHANNELS: Final = 8192
-GRID_ROWS: Final = 4
-"""Channels and grid points worked on at a time, so that they stay in the cache."""
+GRID_SAMPLES: Final = 32 * 1024
+"""Channels, and channels times grid points, worked on at a time, so that they stay in the cache."""
 
 
 def _squares(sums: SkySums, o: int, has_image: bool) -> tuple[list[tuple[Floats, list[Floats]]], float]:
