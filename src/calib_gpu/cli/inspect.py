@@ -24,6 +24,8 @@ def inspect(
     """Show what is in an L0 or L1 store; for L0 also which scan serves which with loads.
 
     With --scan: subscans, which OFF serves which ON, and what the loads say (T_rec, gain, T_sys of the sky).
+
+    Example: `calib-gpu inspect night.zarr --scan 25650`
     """
     settings = build_settings({}, assignments, None, profile)
     from rich.console import Console
