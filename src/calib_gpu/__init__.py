@@ -14,6 +14,7 @@ from calib_gpu.errors import CalibError, ConfigError, OutputError, ScanFailure, 
 if TYPE_CHECKING:
     from calib_gpu.pipeline import RunReport, calibrate
     from calib_gpu.settings import Settings
+    from calib_gpu.view import open_l1
 
 __all__ = [
     "CalibError",
@@ -25,12 +26,14 @@ __all__ = [
     "StoreUnusable",
     "__version__",
     "calibrate",
+    "open_l1",
 ]
 
 _AT_FIRST_USE = {
     "RunReport": "calib_gpu.pipeline",
     "Settings": "calib_gpu.settings",
     "calibrate": "calib_gpu.pipeline",
+    "open_l1": "calib_gpu.view",
 }
 """Names whose modules are imported when they are asked for: ``calib-gpu --help`` needs no NumPy."""
 
