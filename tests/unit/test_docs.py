@@ -30,9 +30,9 @@ cli.register([])
 COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
-    "--check", "--cpus-per-task", "--signal", "--requeue", "--help",
+    "--check", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
 }  # fmt: skip
-OTHER_ASSIGNMENTS = {"consolidated", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
+OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
 OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -144,13 +144,16 @@ def test_commands_of_the_readme_run(readme: Readme) -> None:
     assert len(readme.codes) >= 7
 
 
-@pytest.mark.parametrize("page", [README, TOP / "docs" / "formats.md"], ids=lambda page: page.name)
+WITH_SNIPPETS = [README, TOP / "docs" / "formats.md", TOP / "docs" / "using-results.md"]
+
+
+@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda page: page.name)
 def test_python_snippets_run(page: Path, readme: Readme, monkeypatch: pytest.MonkeyPatch) -> None:
     snippets = blocks(page, "python")
     assert snippets
     monkeypatch.chdir(readme.folder)
     for snippet in snippets:
-        if "xarray" in snippet:
+        if "xarray" in snippet or "open_l1" in snippet:
             pytest.importorskip("xarray")
         exec(compile(snippet, str(page), "exec"), {})
 
