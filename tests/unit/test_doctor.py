@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from calib_gpu import doctor
 from calib_gpu.backend import BACKENDS
-from calib_gpu.doctor import Finding, file_system, machine, software
+from calib_gpu.doctor import Finding, file_system, gpu, machine, software
 from calib_gpu.store.codecs import DECODERS
 
 
@@ -60,6 +62,15 @@ def test_a_missing_package_says_what_is_lost(monkeypatch: pytest.MonkeyPatch) ->
     assert found["zarr"].state == "broken"
 
 
+def test_the_extras_that_are_named_exist() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for names, _, extra in software.OPTIONAL:
+        assert any(re.match(r"[\w-]+", need)[0] in names for need in extras[extra]), extra  # type: ignore[index]
+    needed = {re.match(r"[\w-]+", need)[0] for need in project["dependencies"]}  # type: ignore[index]
+    assert needed == set(software.NEEDED)
+
+
 def test_a_damaged_codec_and_slow_checksums_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise RuntimeError("wrong library")
@@ -92,6 +103,53 @@ def test_limits_of_control_groups(
         (tmp_path / name).write_text(text + "\n")
     assert machine.cgroup_cpus(tmp_path) == cpus
     assert machine.cgroup_memory(tmp_path) == memory
+
+
+class FakeDriver:
+    """libcuda with two devices, as far as it is asked; pointers come as ctypes.byref makes them."""
+
+    def __init__(self, status: int = 0, devices: int = 2) -> None:
+        self.status, self.devices = status, devices
+
+    def cuInit(self, flags: int) -> int:
+        return self.status
+
+    def cuDriverGetVersion(self, out: Any) -> int:
+        out._obj.value = 13010
+        return 0
+
+    def cuDeviceGetCount(self, out: Any) -> int:
+        out._obj.value = self.devices
+        return 0
+
+    def cuDeviceGet(self, out: Any, k: int) -> int:
+        out._obj.value = k
+        return 0
+
+    def cuDeviceGetName(self, out: Any, size: int, device: Any) -> int:
+        out.value = f"NVIDIA H{device.value}00"[: size - 1].encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, out: Any, device: Any) -> int:
+        out._obj.value = 141 << 30
+        return 0
+
+    def cuDeviceGetAttribute(self, out: Any, attribute: int, device: Any) -> int:
+        out._obj.value = {75: 9, 76: 0}[attribute]
+        return 0
+
+
+def test_gpus_and_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: FakeDriver())
+    monkeypatch.setattr(gpu, "_version", lambda path: "580.95.05")
+    found = by_name(gpu.gpu())
+    assert found["driver"].found == "580.95.05 (up to CUDA 13.1)"
+    assert found["device 1"].found == "NVIDIA H100, 141 GiB, sm_90"
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: FakeDriver(devices=0))
+    assert by_name(gpu.gpu())["devices"].state == "missing"
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: FakeDriver(status=100))
+    found = by_name(gpu.gpu())
+    assert (found["driver"].state, "cuInit fails with 100" in found["driver"].found) == ("missing", True)
 
 
 def test_a_quota_below_the_cores_names_the_workers() -> None:

@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 from calib_gpu import ConfigError, Settings, calibrate
+from calib_gpu.atm.builtin import builtin_tables
 from calib_gpu.explain import Explanation, Place, explain, tables
 from calib_gpu.explain.reasons import bad_channel_reasons
 from calib_gpu.physics.loads import bad_channels
@@ -229,6 +230,27 @@ def test_other_settings_than_those_of_l1_are_not_taken(night: Path, tmp_path: Pa
     assert (done.returncode, "two sources of settings" in done.stderr) == (64, True)
 
 
+def test_an_opacity_table_of_the_users_own(tmp_path: Path) -> None:
+    """L1 knows the name of its table, not its path."""
+    table = builtin_tables()[0]
+    group = zarr.open_group(str(tmp_path / "site" / "table.zarr"), mode="w")
+    for name, values in (
+        ("frequency_hz", table.frequency),
+        ("pressure_pa", table.pressure),
+        ("b", 1.1 * table.b),
+        ("c", table.c),
+    ):
+        group.create_array(name, data=values)
+    l0 = small_scan(shape=(32, 2, 1, 1)).store(tmp_path / "l0.zarr")
+    settings = Settings(atmosphere=str(tmp_path / "site" / "table.zarr"))
+    calibrate(l0, tmp_path / "l1.zarr", settings)
+    e = explain(l0, SCAN, Place(9, 0, 0, 0, 1), settings, tmp_path / "l1.zarr")
+    assert e.agrees
+    assert by_hand(e)["b"] == pytest.approx(1.1 * np.interp(by_hand(e)["nu_s"], table.frequency, table.b[1]), rel=1e-3)
+    with pytest.raises(ConfigError, match="--atmosphere"):
+        explain(l0, SCAN, Place(9, 0, 0, 0, 1), Settings(), tmp_path / "l1.zarr")
+
+
 def test_settings_of_another_version_are_refused(night: Path, tmp_path: Path) -> None:
     calibrate(night, tmp_path / "l1.zarr", scans=[25650])
     document = tmp_path / "l1.zarr" / "scan_025650" / "zarr.json"
@@ -255,9 +277,14 @@ def test_samples_that_are_not_there(night: Path, scan: ScanId, place: Place, wor
         explain(night, scan, place, Settings())
 
 
-def test_tables_show_every_step(night: Path) -> None:
-    e = explain(night, SCAN, Place(9, 0, 0, 0, 1), Settings())
-    shown = [row for table in tables(e) for row in table.rows]
-    for _, steps in e.parts:
-        for step in steps:
-            assert any(row[:2] == (step.symbol, repr(step.value)) for row in shown)
+def test_tables_show_every_step(night: Path, tmp_path: Path) -> None:
+    calibrate(night, tmp_path / "l1.zarr", scans=[25650])
+    (bad,) = samples(tmp_path / "l1.zarr", "scan_025650", True, 1)
+    for place in (Place(9, 0, 0, 0, 1), bad):
+        e = explain(night, SCAN, place, Settings())
+        shown = [row for table in tables(e) for row in table.rows]
+        for _, steps in e.parts:
+            for step in steps:
+                assert any(row[:2] == (step.symbol, repr(step.value)) for row in shown)
+        notes = " ".join(note for table in tables(e) for note in table.notes)
+        assert ("so that NaN is written" in notes) == (place == bad)

@@ -207,6 +207,22 @@ def test_what_l1_does_not_tell_is_said(l1: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_attributes_that_l1_may_have(tmp_path: Path) -> None:
+    """Who knows more than L1 does writes it to the attributes of the scan."""
+    l1 = make(tmp_path)
+    export_sdfits(l1, tmp_path / "a.fits", SdfitsOptions([25650]))
+    zarr.open_group(str(l1), mode="r+")["scan_025650"].attrs.update(
+        time_ref="start", frequency_frame="lsrk", rest_frequency_hz=REST, telescope="FYST", project="P1"
+    )
+    notes = export_sdfits(l1, tmp_path / "b.fits", SdfitsOptions([25650]))
+    assert not any(word in " ".join(notes) for word in ("--frame", "--rest-frequency"))
+    before, after = (fits.getdata(tmp_path / name, 1) for name in ("a.fits", "b.fits"))
+    for k, n_dump in ((0, 2), (-1, 3)):
+        shift = datetime.fromisoformat(after["DATE-OBS"][k]) - datetime.fromisoformat(before["DATE-OBS"][k])
+        assert abs(shift - timedelta(seconds=1.5 * n_dump)) < timedelta(milliseconds=1)
+    assert [after[n][0] for n in ("CTYPE1", "RESTFREQ", "TELESCOP", "PROJID")] == ["FREQ-LSR", REST, "FYST", "P1"]
+
+
 def test_float32_and_no_atmosphere(tmp_path: Path) -> None:
     l1 = make(tmp_path, "float32", atmosphere="none")
     notes = export_sdfits(l1, tmp_path / "a.fits")

@@ -36,7 +36,7 @@ def sdfits(
     site: Annotated[str | None, typer.Option(help="Place of the telescope, deg and m: LON,LAT,HEIGHT.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """SDFITS, one row a spectrum: opens in dysh, pyspeckit, GBTIDL and astropy.
+    """SDFITS, one row a spectrum: opens in dysh, pyspeckit and astropy.
 
     Flagged samples are NaN; their flag bits are in column FLAGS. The file appears when it is whole.
 

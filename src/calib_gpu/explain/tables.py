@@ -17,6 +17,8 @@ def tables(made: Explanation) -> list[Table]:
     out = [Table(f"{made.scan}: the sample", ("axis", "index", "meaning"), where, made.notes)]
     for title, steps in made.parts:
         notes = (J_OF,) if any("J(" in step.formula for step in steps) else ()
+        if title == "result" and made.flags:
+            notes = ("T_A is what the arithmetic gives; the sample is flagged, so that NaN is written",)
         rows = [(step.symbol, repr(step.value), step.unit, _how(step)) for step in steps]
         out.append(Table(title, ("symbol", "exact value", "unit", "how"), rows, notes))
     result = [("written", repr(made.written), f"{made.flags} ({names(made.flags)})")]

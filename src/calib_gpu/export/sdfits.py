@@ -1,4 +1,4 @@
-"""L1 to SDFITS: one row a spectrum, in a file that dysh, pyspeckit, GBTIDL and astropy open."""
+"""L1 to SDFITS: one row a spectrum, in a file that dysh, pyspeckit and astropy open."""
 
 from __future__ import annotations
 
@@ -241,7 +241,8 @@ class _Scan:
             rows[name] = value
         dump_time = float(self.arrays["exptime_on"][s])
         n_dump = int(there[-1]) + 1
-        begin = float(self.arrays["mjd"][s]) - 0.5 * n_dump * dump_time / 86400.0  # mjd is the mid-time of the subscan
+        before = 0.0 if self.attrs.get("time_ref") == "start" else 0.5  # mjd is the mid-time of the subscan
+        begin = float(self.arrays["mjd"][s]) - before * n_dump * dump_time / 86400.0
         lon, lat = self.lon[there, r, a, s], self.lat[there, r, a, s]
         if self.options.average == "dumps":
             spectra, flags, lon, lat = _mean(spectra[:, there], flags[:, there], lon, lat)
