@@ -60,7 +60,13 @@ class ScanRunner:
     """Runs single scans: everything that lasts longer than one scan is held here."""
 
     def __init__(
-        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers, scratch: Path
+        self,
+        store: L0Store,
+        index: LoadIndex,
+        settings: Settings,
+        backend: Backend,
+        workers: Workers,
+        scratch: Path | None,
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))

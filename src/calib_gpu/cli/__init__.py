@@ -11,13 +11,20 @@ from calib_gpu.errors import CalibError, Exit
 
 __all__ = ["app", "main"]
 
-COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "check", "bench")
+COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "explain", "check", "export", "bench", "doctor")
+"""The commands in the order of the help; each has a module of its name that registers it."""
+
+
+def register(arguments: list[str]) -> None:
+    """Import the module of the command that is called; of all where none is (help, completion, a misspelt name)."""
+    called = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    for command in called:
+        import_module(f"calib_gpu.cli.{command}")  # each registers itself
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``calib-gpu`` and leave with its exit code (see :class:`calib_gpu.errors.Exit`)."""
-    for command in COMMANDS:
-        import_module(f"calib_gpu.cli.{command}")  # each registers itself
+    register(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments, prog_name="calib-gpu")
     except Done as done:

@@ -16,6 +16,8 @@ def check(l1: Annotated[Path, typer.Argument(help="L1 store to check.")]) -> Non
     """Recompute the digests of an L1 store and name any file that differs.
 
     Exit codes: 0 nothing differs, 1 something does, 65 not an L1 store.
+
+    Example: `calib-gpu check calibrated.zarr`
     """
     from calib_gpu.store.publish import check_store
 

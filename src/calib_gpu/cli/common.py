@@ -6,14 +6,16 @@ import logging
 import re
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from calib_gpu.config_files import read_profile, read_toml
 from calib_gpu.errors import ConfigError, Exit
-from calib_gpu.settings import Settings, parse_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from calib_gpu.settings import Settings
 
 app = typer.Typer(
     help="Calibrate heterodyne array spectra: raw counts (L0) to antenna temperatures T_A* (L1).\n\n"
@@ -71,6 +73,9 @@ def build_settings(
     given: dict[str, Any], assignments: list[str] | None, config: Path | None, profile: str | None
 ) -> Settings:
     """Settings from options (those that are not None), ``--set``, ``--config`` and ``--profile``."""
+    from calib_gpu.config_files import read_profile, read_toml
+    from calib_gpu.settings import Settings, parse_text
+
     options = {
         name: parse_text(name, value) if isinstance(value, str) else value
         for name, value in given.items()

@@ -11,7 +11,6 @@ import typer
 
 from calib_gpu.cli.common import Done, app, log_to_stderr
 from calib_gpu.errors import Exit
-from calib_gpu.settings import Settings
 
 COLUMNS = (
     "scan",
@@ -34,12 +33,15 @@ def demo(
     """Simulate a night, calibrate it, and print the truth beside the result.
 
     The night (of presets tiny and S) has a scan that cannot be calibrated, on purpose: see how it is reported.
+
+    Example: `calib-gpu demo --out /tmp/demo --preset tiny`
     """
     log_to_stderr(quiet=False)
     from rich.console import Console
     from rich.table import Table
 
     from calib_gpu.demo import demonstrate
+    from calib_gpu.settings import Settings
 
     typer.echo(f"simulating a night (preset {preset}, seed {seed}) and calibrating it ...")
     made = demonstrate(out, preset, seed, Settings(workers=workers))

@@ -93,7 +93,9 @@ class SimulationConfig:
     continuum
         Peak of the continuum source, which enters through both sidebands, K.
     source_size
-        FWHM of the source on the sky, arcsec.
+        FWHM of the source as the telescope sees it, arcsec: that of the beam for a point source. A map is three times as wide.
+    source_lon, source_lat
+        Where the source is: its offset from the position to which all offsets refer, arcsec.
     dead_pixels
         Number of pixels without any signal, counted from the last.
     load_spikes
@@ -139,6 +141,8 @@ class SimulationConfig:
     line_shape: str = "gaussian"
     continuum: float = 2.0
     source_size: float = 80.0
+    source_lon: float = 0.0
+    source_lat: float = 0.0
     dead_pixels: int = 0
     load_spikes: int = 0
     padding: int = 0

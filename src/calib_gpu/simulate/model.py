@@ -193,10 +193,10 @@ def _line(config: SimulationConfig, signal: Floats) -> Floats:
 
 
 def source_pattern(config: SimulationConfig, group: GroupPlan) -> Floats:
-    """The source on the sky as every pixel sees it in the ON subscans: 1 at its centre, ``[D, R, A, S_on]``."""
+    """The source on the sky as every pixel sees it in the ON subscans: 1 where it is, ``[D, R, A, S_on]``."""
     lon, lat = (v[:, group.on_index] for v in beam_offsets(config, group))
     pixel_lon, pixel_lat = pixel_offsets(*config.counts_shape[2:4])
-    dx = lon[:, None, None, :] + pixel_lon[None, :, :, None]
-    dy = lat[:, None, None, :] + pixel_lat[None, :, :, None]
+    dx = lon[:, None, None, :] + pixel_lon[None, :, :, None] - config.source_lon / 3600.0
+    dy = lat[:, None, None, :] + pixel_lat[None, :, :, None] - config.source_lat / 3600.0
     size = config.source_size / 3600.0
     return np.asarray(np.exp(-_FWHM * (dx * dx + dy * dy) / size**2))

@@ -1,0 +1,37 @@
+"""What is in an L0 or L1 store, as tables of text: the logic behind ``calib-gpu inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calib_gpu.errors import StoreUnusable
+from calib_gpu.inspection.l0 import l0_overview, l0_scan
+from calib_gpu.inspection.l1 import l1_tables
+from calib_gpu.inspection.tables import Table, chosen
+from calib_gpu.settings import Settings
+from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.metadata import group_attrs
+from calib_gpu.store.publish import FORMAT
+
+__all__ = ["Table", "inspect_store"]
+
+
+def inspect_store(path: Path, number: int | None, settings: Settings) -> list[Table]:
+    """Tables about a store, or about one scan of it.
+
+    Raises
+    ------
+    StoreUnusable
+        ``path`` is no Zarr group.
+    ConfigError
+        The scan is not in the store.
+    """
+    if (path / "zarr.json").is_file() and group_attrs(path).get("format") == FORMAT:
+        return l1_tables(path, number)
+    store = L0Store(path)
+    ids = store.scan_ids()
+    if not ids:
+        raise StoreUnusable("holds no scans", array=str(path), rule="groups named scan_NNNNNN")
+    if number is None:
+        return [l0_overview(store, ids, settings)]
+    return [table for scan in chosen(ids, number, path) for table in l0_scan(store, scan, settings)]
