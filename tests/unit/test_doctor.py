@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
-import numcodecs.zstd
 import pytest
 
 from calib_gpu import doctor
 from calib_gpu.backend import BACKENDS
 from calib_gpu.doctor import Finding, file_system, gpu, machine, software
+from calib_gpu.store import codecs
 from calib_gpu.store.codecs import DECODERS
 
 
@@ -75,7 +75,7 @@ def test_a_damaged_codec_and_slow_checksums_are_seen(monkeypatch: pytest.MonkeyP
     def fails(*_: Any) -> None:
         raise RuntimeError("wrong library")
 
-    monkeypatch.setattr(numcodecs.zstd, "decompress", fails)
+    monkeypatch.setattr(codecs, "decode_small_zstd", fails)
     monkeypatch.setattr(google_crc32c, "implementation", "python")
     found = by_name(software.codecs())
     assert (found["zstd"].state, found["gzip"].state, found["crc32c"].state) == ("broken", "ok", "slow")

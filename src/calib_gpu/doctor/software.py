@@ -12,7 +12,7 @@ import numpy as np
 from calib_gpu.backend import BACKENDS
 from calib_gpu.doctor import Finding
 
-NEEDED: Final = ("numpy", "zarr", "numcodecs", "google-crc32c", "typer", "rich")
+NEEDED: Final = ("numpy", "zarr", "numcodecs", "google-crc32c", "zstandard", "typer", "rich")
 
 # distributions of which one is enough, what is lost without, how to get it
 OPTIONAL: Final = (

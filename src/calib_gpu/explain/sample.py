@@ -26,7 +26,7 @@ from calib_gpu.pipeline import is_science
 from calib_gpu.records import CountGroup, ScanId, ScanReport, Tile
 from calib_gpu.scan_run import LoadedScan, ScanRunner
 from calib_gpu.settings import Settings
-from calib_gpu.stages.atmosphere import fit_atmosphere
+from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
 from calib_gpu.stages.prepare import Factors, prepare
 from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.store.chunks import ChunkedArray
@@ -123,6 +123,7 @@ def explain(l0: Path, scan: ScanId, place: Place, settings: Settings, l1: Path |
         settings = settings_of(
             done, {"atmosphere": settings.atmosphere} if settings.layer("atmosphere") != "default" else {}
         )
+    check_table(settings)
     workers = Workers(1)
     try:
         runner = ScanRunner(
