@@ -32,8 +32,11 @@ function find(text) {
   byId("found").textContent = words.length ? `${shown} of ${rows.length}` : "";
 }
 
-/** Hours of the first day as hh:mm. */
-const clock = (hours) => `${String(Math.floor(hours + 1e-9) % 24).padStart(2, "0")}:${String(Math.round((hours % 1) * 60) % 60).padStart(2, "0")}`;
+/** Times with air on both sides, five minutes at least. */
+function timeRange([lo, hi]) {
+  const air = Math.max(0.04 * (hi - lo), 5 / 60);
+  return [lo - air, hi + air];
+}
 
 /** One quantity over the night: a point a scan, a link each; `ends` gives a bar. */
 function nightChart(points, bands, width, label, title) {
@@ -41,7 +44,7 @@ function nightChart(points, bands, width, label, title) {
   const hours = (p) => 24 * (p.mjd - first);
   const made = chart({
     width, height: 250, title, y: { range: padded(extent(points.flatMap((p) => [p.value, ...p.ends]))), label },
-    x: { range: padded(extent(points.map(hours))), label: "UTC", text: clock },
+    x: { range: timeRange(extent(points.map(hours))), label: "UTC", ticks: timeTicks, text: clock },
   });
   for (const p of points) {
     const x = made.x(hours(p)), kind = `k${bands.indexOf(p.band) % 4}`;

@@ -39,6 +39,21 @@ function ticks(from, to, n) {
   return out;
 }
 
+/** Round times within a range in hours, about n of them. */
+function timeTicks(lo, hi, n) {
+  const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].map((minutes) => minutes / 60);
+  const step = steps.find((s) => s >= ((hi - lo) / n) * 0.999) || 24 * Math.ceil((hi - lo) / n / 24);
+  const out = [];
+  for (let k = Math.ceil(lo / step - 1e-6); k * step <= hi + 1e-6; k++) out.push(k * step);
+  return out;
+}
+
+/** Hours since midnight as hh:mm. */
+function clock(hours) {
+  const minutes = Math.round(hours * 60), text = (v) => String(v).padStart(2, "0");
+  return `${text(Math.floor(minutes / 60) % 24)}:${text(minutes % 60)}`;
+}
+
 /** A number at a tick, with the digits that tell it from its neighbour. */
 function tickText(value, all) {
   const step = all.length > 1 ? Math.abs(all[1] - all[0]) : Math.abs(value) || 1;
@@ -107,7 +122,7 @@ function chart(options) {
   const svg = node("svg", { viewBox: `0 0 ${width} ${height.toFixed(0)}`, role: "img", "aria-label": title });
   const clip = `clip${++clips}`;
   svg.append(node("defs", {}, node("clipPath", { id: clip }, node("rect", { x: box.x, y: box.y, width: box.w, height: box.h }))));
-  const xt = ticks(x0, x1, bare ? 2 : Math.max(3, width / 110)), yt = ticks(y0, y1, bare ? 3 : 5);
+  const xt = (options.x.ticks || ticks)(x0, x1, bare ? 2 : Math.max(3, width / 110)), yt = ticks(y0, y1, bare ? 3.5 : 5);
   for (const v of xt) {
     svg.append(node("line", { class: "tick", x1: x(v), x2: x(v), y1: box.y, y2: box.y + box.h }));
     svg.append(node("text", { x: x(v), y: box.y + box.h + 14, "text-anchor": "middle" }, (options.x.text || tickText)(v, xt)));

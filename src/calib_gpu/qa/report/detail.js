@@ -11,10 +11,10 @@ function figure(title, drawing, note) {
 const nothing = (why) => node("p", { class: "note" }, why);
 
 /** A table from headings and rows of text. */
-function tableOf(heads, rows, numeric = []) {
+function tableOf(heads, rows, numeric = [], kind = "") {
   const cell = (name, text, k) => node(name, numeric.includes(k) ? { class: "n" } : {}, text instanceof Node ? text : String(text ?? ""));
   const body = node("tbody", {}, ...rows.map((row) => node("tr", row.dead ? { class: "dead" } : {}, ...row.map((text, k) => cell("td", text, k)))));
-  return node("div", { class: "wide" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
+  return node("div", { class: "wide" }, node("table", { class: kind }, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
 }
 
 /** A score with its band, as in the table of scans. */
@@ -38,7 +38,7 @@ function pixelChart(record, curve, k, width, what, bare) {
   const bad = rowOf(record.badValues, n, k), step = made.box.w / n[1];
   bad.forEach((share, i) => {
     if (share > 0) made.plot.append(node("rect", {
-      class: "badmark", x: made.box.x + i * step, y: made.box.y + made.box.h - 4, width: Math.max(1, step), height: 4, "fill-opacity": 0.35 + 0.65 * share }));
+      class: "badmark", x: made.box.x + i * step, y: made.box.y + made.box.h - 4, width: Math.max(1.5, step), height: 4, "fill-opacity": 0.6 + 0.4 * share }));
   });
   return made.svg;
 }
@@ -111,7 +111,7 @@ function noiseFigure(record, width) {
   const made = chart({
     width, height: 240, title: "noise of a dump in every pixel, measured and expected",
     x: { range: [-0.5, n - 0.5], label: "pixel, in store order", text: (v) => (Number.isInteger(v) ? String(v) : "") },
-    y: { range: padded(all.length ? [0, Math.max(...all)] : [0, 1]), label: "rms of a dump, K" },
+    y: { range: all.length ? [0, 1.35 * Math.max(...all)] : [0, 1], label: "rms of a dump, K" },
   });
   expected.forEach((v, k) => {
     if (v === null) return;
@@ -162,13 +162,13 @@ function mapFigures(record, width) {
 }
 
 function pixelTable(record) {
-  const columns = record.columns.filter((c) => c.values);
+  const columns = record.columns.filter((c) => c.values && !c.label.startsWith("rms e") && !c.label.startsWith("rms m"));
   if (record.sky.residual) columns.push({ label: "sky residual", unit: "K", values: record.sky.residual });
   const text = (v) => (v === null ? "" : Math.abs(v) >= 1000 ? v.toFixed(0) : String(Number(v.toPrecision(3))));
   const rows = record.pixels.map((name, k) => Object.assign([record.dead.includes(k) ? `${name} (dead)` : name, ...columns.map((c) => text(c.values[k]))], { dead: record.dead.includes(k) }));
   const missing = record.columns.filter((c) => !c.values).map((c) => c.label);
   const heads = ["pixel", ...columns.map((c) => (c.unit ? `${c.label}, ${c.unit}` : c.label))];
-  return [tableOf(heads, rows, heads.map((_, k) => k).slice(1)), missing.length ? nothing(`not computed for this scan: ${missing.join(", ")}`) : null];
+  return [tableOf(heads, rows, heads.map((_, k) => k).slice(1), "dense"), missing.length ? nothing(`not computed for this scan: ${missing.join(", ")}`) : null];
 }
 
 /** The whole page of a scan; `width` is that of a chart in a column. */
@@ -181,7 +181,7 @@ function detail(record, width) {
   const flags = record.flags.length ? tableOf(["flag", "samples", "share", "meaning"], record.flags.map(([name, n, share, meaning]) => [name, n.toLocaleString("en"), `${Number((100 * share).toPrecision(3))} %`, meaning]), [1, 2]) : nothing("none");
   return [
     node("p", { class: "reason" }, badge(score.value, score.band), score.reason ? ` ${score.reason}` : ""),
-    node("div", { class: "two" }, figure("Score: the least of these counts", tableOf(["check", "score", "why"], checks), ""),
+    node("div", { class: "two" }, figure("Score: the least of these counts", tableOf(["check", "score", "why"], checks, [], "checks"), ""),
       figure("What it was made with", facts, notes.length ? notes.join("; ") : "No warnings.")),
     node("h2", {}, "Pixels"), ...pixelTable(record),
     node("h2", {}, "Receiver temperature T_rec (DSB)"), panels(record, "trec", "T_rec"),

@@ -162,9 +162,13 @@ def _per_pixel(check: Check, values: NDArray[np.float64], live: NDArray[np.bool_
     worst = max(values[use]) if check.limits[-1] > check.limits[0] else min(values[use])
     text = f"median {np.median(values[use]):.3g}, worst {worst:.3g} {check.unit}".strip()
     unknown = int((live & ~use).sum())
-    text += f"; {len(low)} of {len(names)} pixels{_listed(low)}" if low else ""
+    text += f"; {_count(low, len(names))}" if low else ""
     text += f"; unknown in {unknown}" if unknown else ""
     return Result(check, float(scores.mean()), text)
+
+
+def _count(names: list[str], total: int) -> str:
+    return "all pixels" if len(names) == total else f"{len(names)} of {total} pixels{_listed(names)}"
 
 
 def _listed(names: list[str]) -> str:

@@ -73,7 +73,7 @@ def summarise(products: ScanProducts, budget: int) -> Summary:
     """Read a scan once, pixel by pixel, and keep about ``budget`` bytes of it."""
     sizes = Sizes.of(budget, len(products.pixels), products.shape[0])
     names = [pack.text(name) for name in products.pixel_names()]
-    score = score_scan(products.attrs, names)
+    score = score_scan(products.attrs, [f"R{r} A{a}" for r, a in products.pixels])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN pixels and bins give NaN
         record = _head(products, names, score) | _drawn(products, sizes)
@@ -176,8 +176,12 @@ def _facts(products: ScanProducts) -> list[list[str]]:
     facts.append(["opacity table", str(attrs.get("atm_table"))])
     used = attrs.get("receiver", {})
     short = [(name, entry) for name, entry in used.items() if isinstance(entry, dict) and not isinstance(entry.get("value"), list)]
-    facts += [[name, f"{entry.get('value')} ({entry.get('from')})"] for name, entry in short]
+    facts += [[name, f"{_short(entry.get('value'))} ({entry.get('from')})"] for name, entry in short]
     return [[label, pack.text(value.strip())] for label, value in facts]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _columns(products: ScanProducts) -> list[dict[str, Any]]:
