@@ -21,7 +21,12 @@ from calib_gpu.qa.sky_check import reference_subscans, sky_of
 from calib_gpu.records import Floats
 from calib_gpu.store.publish import published_scans
 
-KINDS: Final = (".png", ".pdf", ".svg")
+KINDS: Final[dict[str, dict[str, None]]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+"""Kinds of files, and what of their metadata is left out."""
+TITLES: Final = {
+    "spectrum": "Mean spectrum", "waterfall": "Waterfall of the ON dumps", "trec": "T_rec and T_sys",
+    "sky": "Sky, observed and fitted", "map": "Integrated intensity",
+}  # fmt: skip
 REST_ATTRIBUTES: Final = ("rest_frequency_hz", "rest_frequency", "restfreq")
 MAX_CURVES: Final = 12
 MAP_CELLS: Final = 128
@@ -76,22 +81,28 @@ def plot_scan(l1: Path, request: Request, out: Path) -> Path:
         Not an L1 store, or no such scan.
     """
     draw = _one_of("--what", request.what, PLOTS)
-    _one_of("-o", out.suffix.lower(), {kind: None for kind in KINDS})
+    _one_of("-o", out.suffix.lower(), KINDS)
     products = open_products(l1, _scan_id(l1, request))
     pixels = [_pixel(name, products) for name in request.pixels] or products.pixels
-    figure = _figure()
-    canvas = Canvas(figure, products, pixels, _rest_frequency(products, request.rest_ghz))
-    with warnings.catch_warnings():
+    # text of the data is not markup; no salt and no date in the file: the same L1 gives the same bytes
+    style = {"text.parse_math": False, "svg.hashsalt": "calib-gpu", "axes.xmargin": 0.01}
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN pixels and bins give NaN
+        from matplotlib.figure import Figure
+
+        canvas = Canvas(
+            Figure(figsize=(9.0, 5.4), dpi=130, layout="constrained"), products, pixels, _rest_frequency(products, request.rest_ghz)
+        )
         draw(canvas)
-    about = [str(products.scan), text(products.attrs.get("source_name") or ""), text(products.attrs.get("obs_mode") or "")]
-    figure.suptitle(f"{request.what}: {' · '.join(part for part in about if part)}", parse_math=False)
-    # no date in the file: the same L1 gives the same bytes
-    metadata = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[out.suffix.lower()]
-    try:
-        figure.savefig(out, metadata=metadata)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", array=str(out), fix="give another file with -o") from None
+        about = [TITLES[request.what], str(products.scan), *(text(products.attrs.get(n) or "") for n in ("source_name", "obs_mode"))]
+        canvas.figure.suptitle(" · ".join(part for part in about if part))
+        try:
+            canvas.figure.savefig(out, metadata=KINDS[out.suffix.lower()])
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written: {error.strerror}", array=str(out), fix="give another file with -o"
+            ) from None
     return out
 
 
@@ -135,18 +146,14 @@ def _rest_frequency(products: ScanProducts, given_ghz: float | None) -> float | 
     return None
 
 
-def _figure() -> Any:
+def _matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError:
         raise ConfigError(
             "matplotlib is not installed", array="calib-gpu plot", fix="pip install 'calib-gpu[plot]'"
         ) from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "calib-gpu"  # the same bytes each time
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(9.0, 5.4), dpi=130, layout="constrained")
+    return matplotlib
 
 
 # --- the plots ------------------------------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ def _curve(axes: Any, x: Floats, y: NDArray[Any], label: str, *, shade: bool = T
     """A curve by its mean in bins that a plot can show, shaded from least to largest."""
     low, mean, high = quicklook.envelope(y, POINTS)
     place = quicklook.bin_mean(x, POINTS)
-    (line,) = axes.plot(place, mean, lw=0.9, label=label.replace("_", " ") if label.startswith("_") else label, **style)
+    (line,) = axes.plot(place, mean, lw=0.9, label=label, **style)
     if shade and y.size > POINTS:
         axes.fill_between(place, low, high, color=line.get_color(), alpha=0.15, lw=0)
 

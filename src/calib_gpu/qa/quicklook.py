@@ -101,8 +101,22 @@ def read_pixel(products: ScanProducts, r: int, a: int, binning: Binning) -> tupl
 
 
 def line_bins(spectrum: Floats) -> NDArray[np.bool_]:
-    """Channel bins that are in a line: more than 5 robust sigma from the median of the array's mean spectrum."""
-    return np.asarray(np.isfinite(spectrum) & ~line_free(spectrum))
+    """Channel bins of the strongest line: the run around the bin farthest from the median, one bin wider on each side.
+
+    A bin is in a line where it is more than 5 robust sigma from the median; none is, where nothing stands out.
+    """
+    out = np.zeros(spectrum.size, bool)
+    distance = np.abs(spectrum - np.nanmedian(spectrum))
+    high = np.isfinite(spectrum) & ~line_free(spectrum)
+    if not high.any():
+        return out
+    first = last = int(np.nanargmax(distance))
+    while first > 0 and high[first - 1]:
+        first -= 1
+    while last < high.size - 1 and high[last + 1]:
+        last += 1
+    out[max(first - 1, 0) : last + 2] = True
+    return np.asarray(out & np.isfinite(spectrum))
 
 
 @dataclass(frozen=True)

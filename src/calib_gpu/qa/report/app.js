@@ -98,7 +98,7 @@ function route(moveFocus) {
   shown = data ? id : null;
   if (!data) {
     place.replaceChildren();
-    if (moveFocus && id) byId(id)?.scrollIntoView();
+    if (id === "failures") { const list = byId(id); if (list) { list.open = true; list.scrollIntoView(); } }
     return;
   }
   const record = JSON.parse(data.textContent);

@@ -31,6 +31,7 @@ SCAN_BYTES: Final = 160_000
 """Aim for one scan where there are few."""
 GENERATOR: Final = '<meta name="generator" content="calib-gpu">'
 
+SHOWN_FAILURES: Final = 5
 NOT_CALIBRATED: Final = "not calibrated"
 QUALITY_CLASS: Final = {name: f"q{k}" for k, (_, name) in enumerate(BANDS)} | {NOT_CALIBRATED: "q3"}
 SCRIPTS: Final = ("charts.js", "detail.js", "app.js")
@@ -122,7 +123,7 @@ def build_page(
         "title": _text(name), "style": style, "script": script, "about": _about(store, rows),
         "counts": _counts(rows, failed), "head": _table_head(),
         "rows": "\n".join([*map(_table_row, rows), *map(_failed_row, failed)]),
-        "failures": "\n".join(map(_failure, failed)) or "<p>None.</p>",
+        "failures": _failures(failed),
         "night": _data("night", {"scans": [_point(row) for row in rows]}),
         "records": "\n".join(_data(f"data-{record['id']}", record) for record in records),
     }  # fmt: skip
@@ -224,6 +225,15 @@ def _cell(value: float | None) -> str:
 
 def _sort_value(value: Any) -> str:
     return "" if value is None else _text(value)
+
+
+def _failures(failed: Sequence[Mapping[str, str]]) -> str:
+    """All failures with their messages; folded where they are many."""
+    if not failed:
+        return ""
+    head = f"<summary>{len(failed)} not calibrated or not readable: why</summary>"
+    folded = "" if len(failed) > SHOWN_FAILURES else " open"
+    return f'<details id="failures" class="failures"{folded}>{head}\n{chr(10).join(map(_failure, failed))}\n</details>'
 
 
 def _failure(failure: Mapping[str, str]) -> str:
