@@ -134,7 +134,15 @@ def test_command_lines_parse(page: Path) -> None:
 
 
 def test_readme_has_commands() -> None:
-    assert {arguments[0] for arguments in commands(README)} == {"simulate", "inspect", "run", "check", "ingest"}
+    assert {arguments[0] for arguments in commands(README)} == {
+        "simulate",
+        "inspect",
+        "run",
+        "check",
+        "ingest",
+        "report",
+        "plot",
+    }
 
 
 def test_commands_of_the_readme_run(readme: Readme) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from calib_gpu.cli.common import app, parse_scans
 @app.command()
 def report(
     l1: Annotated[Path, typer.Argument(help="L1 store.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page; an earlier report is replaced.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; an earlier report is replaced.")] = Path(
+        "report.html"
+    ),
     scans: Annotated[str | None, typer.Option(help="Only these scans, e.g. 25650,25652-25660.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -28,7 +31,12 @@ def report(
     """
     from calib_gpu.qa.report import write_report
 
-    made = write_report(l1, out, parse_scans(scans))
+    show = sys.stderr.isatty() and not quiet
+    made = write_report(
+        l1, out, parse_scans(scans), lambda scan: typer.echo(f"\r{scan} ", nl=False, err=True) if show else None
+    )
+    if show:
+        typer.echo("\r\033[K", nl=False, err=True)
     if not quiet:
         typer.echo(f"{made.scans} scan(s), {made.failures} not calibrated or not readable, {made.bytes / 1e6:.1f} MB")
         typer.echo(f"report: {made.path}")

@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.errors import ConfigError, OutputError, StoreUnusable
+from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.physics.frequency import SPEED_OF_LIGHT
 from calib_gpu.qa import quicklook
-from calib_gpu.qa.products import ScanProducts, open_products
+from calib_gpu.qa.products import ScanProducts, choose, open_products
 from calib_gpu.qa.report.pack import text
 from calib_gpu.qa.sky_check import reference_subscans, sky_of
-from calib_gpu.records import Floats
+from calib_gpu.records import Floats, ScanId
 from calib_gpu.store.publish import published_scans
 
 KINDS: Final[dict[str, dict[str, None]]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -65,7 +65,9 @@ class Canvas:
         axes.xaxis.get_major_formatter().set_useOffset(False)
         if self.rest is not None and velocity:
             rest, c = self.rest / 1e9, SPEED_OF_LIGHT / 1e3
-            top = axes.secondary_xaxis("top", functions=(lambda f: c * (1.0 - f / rest), lambda v: rest * (1.0 - v / c)))
+            top = axes.secondary_xaxis(
+                "top", functions=(lambda f: c * (1.0 - f / rest), lambda v: rest * (1.0 - v / c))
+            )
             top.set_xlabel(f"velocity (radio), km/s, of {rest:.6f} GHz, frame as stored")
         return np.asarray(self.products.whole("frequency_signal") / 1e9)
 
@@ -92,10 +94,17 @@ def plot_scan(l1: Path, request: Request, out: Path) -> Path:
         from matplotlib.figure import Figure
 
         canvas = Canvas(
-            Figure(figsize=(9.0, 5.4), dpi=130, layout="constrained"), products, pixels, _rest_frequency(products, request.rest_ghz)
+            Figure(figsize=(9.0, 5.4), dpi=130, layout="constrained"),
+            products,
+            pixels,
+            _rest_frequency(products, request.rest_ghz),
         )
         draw(canvas)
-        about = [TITLES[request.what], str(products.scan), *(text(products.attrs.get(n) or "") for n in ("source_name", "obs_mode"))]
+        about = [
+            TITLES[request.what],
+            str(products.scan),
+            *(text(products.attrs.get(n) or "") for n in ("source_name", "obs_mode")),
+        ]
         canvas.figure.suptitle(" · ".join(part for part in about if part))
         try:
             canvas.figure.savefig(out, metadata=KINDS[out.suffix.lower()])
@@ -112,16 +121,12 @@ def _one_of(option: str, value: str, known: dict[str, Any]) -> Any:
     return known[value]
 
 
-def _scan_id(l1: Path, request: Request) -> Any:
-    there = [scan for scan in published_scans(l1) if scan.number == request.scan]
-    if not there:
-        raise StoreUnusable(
-            "no such scan", array=str(l1), value=request.scan, fix=f"calib-gpu inspect {l1} lists the scans"
-        )
+def _scan_id(l1: Path, request: Request) -> ScanId:
+    there = choose(published_scans(l1), [request.scan], l1)
     if request.band is None and len(there) == 1:
         return there[0]
-    bands = {scan.band: scan for scan in there}
-    return _one_of("--band", request.band or "", bands)
+    found: ScanId = _one_of("--band", request.band or "", {scan.band: scan for scan in there})
+    return found
 
 
 def _pixel(name: str, products: ScanProducts) -> tuple[int, int]:
@@ -169,7 +174,9 @@ def _shown(canvas: Canvas) -> list[tuple[str, tuple[int, int]]]:
 
 def _legend(axes: Any, n: int) -> None:
     if 1 < n <= MAX_CURVES:
-        axes.legend(fontsize="small", frameon=False, ncols=1 if n < 8 else 2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.legend(
+            fontsize="small", frameon=False, ncols=1 if n < 8 else 2, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+        )
 
 
 def _curve(axes: Any, x: Floats, y: NDArray[Any], label: str, *, shade: bool = True, **style: Any) -> None:
@@ -278,7 +285,9 @@ def sky(canvas: Canvas) -> None:
     upper.set_ylabel("T'_sky = S_H + T'_hot, K")
     lower.set_ylabel("observed - fitted, K")
     lower.axhline(0.0, color="0.6", lw=0.6, ls=":")
-    note = f"dashed: fit, PWV {products.attrs.get('pwv_mm'):.4g} mm" if found.model is not None else f"no fit: {found.why}"
+    note = (
+        f"dashed: fit, PWV {products.attrs.get('pwv_mm'):.4g} mm" if found.model is not None else f"no fit: {found.why}"
+    )
     upper.set_title(note, fontsize="small")
     upper.legend(fontsize="small", frameon=False)
 
@@ -304,7 +313,10 @@ def sky_map(canvas: Canvas) -> None:
     axes.set_xlabel("longitude offset, arcsec")
     axes.set_ylabel("latitude offset, arcsec")
     of = "" if window.found else " (whole band: no line stands out)"
-    axes.set_title(f"{window.low / 1e9:.4f} to {window.high / 1e9:.4f} GHz{of}, cells of {gridded.cell:.3g} arcsec", fontsize="small")
+    axes.set_title(
+        f"{window.low / 1e9:.4f} to {window.high / 1e9:.4f} GHz{of}, cells of {gridded.cell:.3g} arcsec",
+        fontsize="small",
+    )
     canvas.figure.colorbar(shown, ax=axes, label="integrated T_A*, K km/s")
 
 

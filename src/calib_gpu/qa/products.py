@@ -6,7 +6,7 @@ Nothing here holds a scan in memory: spectra come in blocks of a few dumps of on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ScanProducts:
     @property
     def pixels(self) -> list[tuple[int, int]]:
         """All (r, a), in store order."""
-        return list(np.ndindex(self.shape[2:4]))  # type: ignore[arg-type]  # two axes give pairs
+        return list(np.ndindex(self.shape[2:4]))
 
     @property
     def spacing(self) -> float:
@@ -141,11 +141,9 @@ def open_products(l1: Path, scan: ScanId) -> ScanProducts:
     return ScanProducts(scan, group_attrs(folder), arrays)
 
 
-def choose(scans: list[ScanId], numbers: list[int] | None, l1: Path) -> list[ScanId]:
-    """The scans that are asked for (all if ``numbers`` is None); one that is not there is a :class:`StoreUnusable`."""
-    if numbers is None:
-        return scans
-    missing = sorted(set(numbers) - {scan.number for scan in scans})
+def choose(scans: list[ScanId], numbers: Collection[int], l1: Path, known: Collection[int | None] = ()) -> list[ScanId]:
+    """The scans of these numbers; one that is neither there nor ``known`` otherwise is a :class:`StoreUnusable`."""
+    missing = sorted(set(numbers) - {scan.number for scan in scans} - set(known))
     if missing:
         listed = ", ".join(map(str, missing[:10]))
         raise StoreUnusable("no such scan", array=str(l1), value=listed, fix=f"calib-gpu inspect {l1} lists the scans")

@@ -107,7 +107,7 @@ def line_bins(spectrum: Floats) -> NDArray[np.bool_]:
     """
     out = np.zeros(spectrum.size, bool)
     distance = np.abs(spectrum - np.nanmedian(spectrum))
-    high = np.isfinite(spectrum) & ~line_free(spectrum)
+    high = np.asarray(np.isfinite(spectrum) & ~line_free(spectrum))
     if not high.any():
         return out
     first = last = int(np.nanargmax(distance))

@@ -55,7 +55,9 @@ class Sky:
             return np.full(self.products.shape[0], np.nan)
         g_s, g_i = self.gains.pixel(r, a)
         t_s, t_i = self.transmission("signal", on), np.nan_to_num(self.transmission("image", on))
-        signal = self.eta_f * (t.atm_signal * (1.0 - t_s) + t.background_signal * t_s) + (1.0 - self.eta_f) * t.spill_signal
+        signal = (
+            self.eta_f * (t.atm_signal * (1.0 - t_s) + t.background_signal * t_s) + (1.0 - self.eta_f) * t.spill_signal
+        )
         image = self.eta_f * (t.atm_image * (1.0 - t_i) + t.background_image * t_i) + (1.0 - self.eta_f) * t.spill_image
         return np.asarray(g_s * signal + g_i * image)
 

@@ -50,7 +50,7 @@ function nightChart(points, bands, width, label, title) {
     const x = made.x(hours(p)), kind = `k${bands.indexOf(p.band) % 4}`;
     const link = node("a", { svg: true, href: `#${p.id}`, "aria-label": `${p.id}: ${p.value}` }, node("title", {}, `${p.id}: ${p.value}`));
     if (p.ends.every(Number.isFinite)) link.append(node("line", { class: `bar ${kind}`, x1: x, x2: x, y1: made.y(p.ends[0]), y2: made.y(p.ends[1]) }));
-    link.append(node("circle", { class: p.odd ? "warn" : `dot ${kind}`, cx: x, cy: made.y(p.value), r: 3.5 }));
+    link.append(node("circle", { class: p.odd ? "warn" : `dot ${kind}`, cx: x, cy: made.y(p.value), r: points.length > 150 ? 2 : 3.5 }));
     made.plot.append(link);
   }
   return made.svg;
@@ -91,7 +91,8 @@ let shown = null;
 
 /** Show what the address names: a scan, or the table. */
 function route(moveFocus) {
-  const id = decodeURIComponent(location.hash.slice(1));
+  let id = location.hash.slice(1);
+  try { id = decodeURIComponent(id); } catch { /* not an encoded name: taken as it is */ }
   const data = byId(`data-${id}`), place = byId("detail"), top = byId("overview");
   place.hidden = !data;
   top.hidden = Boolean(data);

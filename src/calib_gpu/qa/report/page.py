@@ -39,7 +39,7 @@ SCRIPTS: Final = ("charts.js", "detail.js", "app.js")
 COLUMNS: Final = (
     ("id", "scan", "text"), ("source", "source", "text"), ("utc", "UTC", "text"), ("score", "score", "number"),
     ("reason", "reason for the loss", "text"), ("pwv", "PWV mm", "number"), ("trec", "T_rec K", "number"),
-    ("tsys", "T_sys K", "number"), ("rms", "rms / radiometer", "number"), ("flagged", "flagged", "number"),
+    ("tsys", "T_sys K", "number"), ("rms", "rms ratio", "number"), ("flagged", "flagged", "number"),
 )  # fmt: skip
 """Columns of the table of scans: key, heading, how it is sorted."""
 
@@ -67,13 +67,10 @@ def write_report(
         The file cannot be written, or exists and is not a report.
     """
     _refuse_foreign(out)
-    chosen = None if numbers is None else set(numbers)
-    failed = [f for f in products.failures(l1) if chosen is None or _number_of(f["scan"]) in chosen]
-    there = published_scans(l1)
-    asked = None if chosen is None else sorted(chosen - {_number_of(f["scan"]) for f in failed})
-    scans = [s for s in there if chosen and s.number in chosen] if asked == [] else products.choose(there, asked, l1)
-    if chosen is not None:
-        scans = [s for s in there if s.number in chosen]
+    failed, scans = products.failures(l1), published_scans(l1)
+    if numbers is not None:
+        failed = [f for f in failed if _number_of(f["scan"]) in numbers]
+        scans = products.choose(scans, numbers, l1, {_number_of(f["scan"]) for f in failed})
     budget = min(SCAN_BYTES, PAGE_BYTES // max(len(scans), 1))
     rows, records = [], []
     for scan in scans:
@@ -81,7 +78,7 @@ def write_report(
             on_scan(str(scan))
         try:
             summary = summarise(products.open_products(l1, scan), budget)
-        except (CalibError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (CalibError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
             failed.append({"scan": str(scan), "stage": "report", "error": "", "message": products.plain(error)})
             continue
         rows.append(summary.row)
@@ -92,7 +89,7 @@ def write_report(
 
 
 def _number_of(name: str) -> int | None:
-    match = re.match(r"scan_(\d+)", name)
+    match = re.match(r"scan_(\d{1,9})", name)
     return int(match[1]) if match else None
 
 

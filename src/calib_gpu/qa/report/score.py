@@ -52,6 +52,7 @@ def _above(metric: str, label: str, unit: str, good: float, poor: float, bad: fl
 
 CHECKS: Final = (
     _above("rms_ratio", "noise / radiometer equation", "", 1.2, 2.0, 3.0, 5.0, per_pixel=True, needed=True),
+    Check("rms_ratio", "noise too low (check enbw)", "", (0.85, 0.75, 0.6, 0.4, 0.2), per_pixel=True),
     Check("pixel_dead", "dead pixels", "of all", (0.0, 0.1, 0.25, 0.5, 1.0), needed=True),
     _above("bad_channel_fraction", "bad channels", "of C", 0.05, 0.2, 0.5, 0.9, per_pixel=True, needed=True),
     _above("nan_fraction", "flagged samples", "of all", 0.05, 0.25, 0.5, 1.0, per_pixel=True, needed=True),
@@ -61,7 +62,7 @@ CHECKS: Final = (
            absent="no load set before this one"),
     _above("off_drift", "drift between OFFs", "", 0.005, 0.02, 0.05, 0.1, per_pixel=True, absent="only one OFF"),
     _above("load_age_s", "age of the loads", "s", 900.0, 3600.0, 7200.0, 14400.0),
-    _above("ref_gap_max_s", "longest time from ON to OFF", "s", 60.0, 180.0, 600.0, 1800.0),
+    _above("ref_gap_max_s", "longest time from ON to OFF", "s", 45.0, 180.0, 600.0, 1800.0),
     Check("pwv_status", "fit of the water vapour", "", (1.0, 0.9, 0.66, 0.33, 0.0), absent="no atmosphere was used"),
     _above("pwv_rms_k", "rms of the sky residual", "K", 3.0, 10.0, 20.0, 50.0, absent="no fit of the water vapour"),
     _above("pwv_off_scatter_fraction", "scatter of PWV over OFFs / PWV", "", 0.05, 0.2, 0.5, 1.0,
