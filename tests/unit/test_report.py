@@ -17,7 +17,7 @@ from calib_gpu.qa.metrics import WARN_ABOVE
 from calib_gpu.qa.products import open_products
 from calib_gpu.qa.report import write_report
 from calib_gpu.qa.report.pack import pack, script_json, text
-from calib_gpu.qa.report.score import CHECKS, LEVELS, PWV_STATUS_SCORES, Check, band_of, score_scan
+from calib_gpu.qa.report.score import CHECKS, LEVELS, PWV_STATUS_SCORES, RATIOS, Check, band_of, score_scan
 from calib_gpu.qa.report.summary import summarise, utc
 from calib_gpu.records import ScanId
 from calib_gpu.settings import Settings
@@ -29,7 +29,7 @@ GOOD_QA: dict[str, Any] = {
     "rms_ratio": [[1.0, 1.1]], "pixel_dead": [[False, False]], "bad_channel_fraction": [[0.0, 0.01]],
     "nan_fraction": [[0.0, 0.01]], "hot_stability": [[1.0, 1.0]], "gain_drift": [[0.001, 0.002]], "off_drift": [[0.001, 0.001]],
     "load_age_s": 100.0, "ref_gap_max_s": 30.0, "pwv_status": "ok", "pwv_rms_k": 0.3, "pwv_off_scatter_fraction": 0.01,
-    "t_median_s": 0.6, "baseline_ripple_ratio": [[1.0, 1.0]], "negative_line": [[False, False]],
+    "t_median_s": 0.6, "baseline_ripple_k": [[0.1, 0.1]], "tsys_median": [[1000.0, 900.0]], "negative_line": [[False, False]],
 }  # fmt: skip
 
 
@@ -154,6 +154,7 @@ def test_a_good_scan_has_all_its_points() -> None:
         ("t_median_s", 0.1, 0.66),
         ("t_median_s", 0.0, 0.0),
         ("pwv_status", "at_lower_bound", 0.5),
+        ("baseline_ripple_k", [[3.0, 2.7]], 0.66),
         ("negative_line", [[True, False]], 0.33 + (0.5 - 0.3) / 0.7 * (0.0 - 0.33)),
     ],
 )
@@ -161,7 +162,7 @@ def test_scores_by_hand(metric: str, value: Any, expected: float | None) -> None
     score = score_scan({"qa": GOOD_QA | {metric: value}}, PIXELS)
     assert score.value == (None if expected is None else pytest.approx(expected))
     if expected is not None:
-        assert next(c.label for c in CHECKS if c.metric == metric) in score.reason
+        assert next(c.label for c in CHECKS if metric in RATIOS.get(c.metric, (c.metric,))) in score.reason
 
 
 def test_a_score_that_cannot_be_computed_says_so() -> None:

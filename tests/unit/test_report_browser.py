@@ -77,7 +77,8 @@ def test_a_scan_is_found_and_opened(page: Path) -> None:
     probe = """
 const find = document.getElementById("find");
 const type = (text) => { find.value = text; find.dispatchEvent(new Event("input")); };
-const shown = () => [...document.querySelectorAll("#scans tbody tr")].filter((row) => !row.hidden).map((row) => row.cells[0].dataset.value);
+const all = [...document.querySelectorAll("#scans tbody tr")];
+const shown = () => all.filter((row) => !row.hidden).map((row) => row.cells[0].dataset.value);
 type("ngc 253"); out.source = shown(); out.count = document.getElementById("found").textContent;
 type("noref"); out.reason = shown();
 type("zzz"); out.none = shown();
@@ -163,7 +164,8 @@ def test_hostile_text_does_nothing(night: Path, tmp_path: Path) -> None:
     )
     (l1 / "failures.json").write_text(json.dumps([dict.fromkeys(("scan", "stage", "error", "message"), HOSTILE)]))
     page = write_report(l1, tmp_path / "report.html").path
-    probe = "out.hacked = window.hacked ?? null; out.images = document.querySelectorAll('img').length; out.title = document.querySelector('#detail h2').textContent"
+    probe = "out.hacked = window.hacked ?? null; out.images = document.querySelectorAll('img').length;"
+    probe += "out.title = document.querySelector('#detail h2').textContent"
     out = said(in_browser(page, probe, fragment="#scan_025650"))
     assert (out["hacked"], out["images"]) == (None, 0)
     assert "<img src=x onerror=" in out["title"]

@@ -153,7 +153,7 @@ def integrated_intensity(cells: NDArray[np.float32], window: LineWindow, frequen
     level = np.zeros(cells.shape[:-1])
     outside = cells[..., ~window.bins]
     if window.found and outside.shape[-1]:
-        good = np.isfinite(outside).any(axis=-1)
+        good = np.asarray(np.isfinite(outside).any(axis=-1))
         level = np.where(good, np.nanmedian(np.where(good[..., None], outside, 0.0), axis=-1), np.nan)
     mean = np.nansum(inside, axis=-1) / np.maximum(np.isfinite(inside).sum(axis=-1), 1)
     return np.where(usable, (mean - level) * int(window.bins.sum()) * velocity, np.nan)

@@ -169,7 +169,7 @@ function imageUrl(packed) {
 
 /** An image between the given ends of its axes, with a colour bar. */
 function raster(packed, options) {
-  const made = chart({ ...options, right: 62 });
+  const made = chart({ ...options, right: 72 });
   const { box } = made, [y0, y1] = options.y.range, flip = y1 > y0; // row 0 lies at the first end of the axis y
   const image = node("image", { href: imageUrl(packed), x: box.x, y: box.y, width: box.w, height: box.h, preserveAspectRatio: "none" });
   if (flip) image.setAttribute("transform", `translate(0 ${2 * box.y + box.h}) scale(1 -1)`);
@@ -180,8 +180,8 @@ function raster(packed, options) {
     made.svg.append(node("rect", { x: bar.x, width: bar.w, y: box.y + box.h * (1 - (i + 1) / bar.n), height: box.h / bar.n + 0.5, fill: `rgb(${r} ${g} ${b})` }));
   }
   const ends = [packed.lo, packed.hi].map((v) => (Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(2)));
-  made.svg.append(node("text", { x: bar.x, y: box.y + box.h + 14 }, ends[0]), node("text", { x: bar.x + 12, y: box.y + 9 }, ends[1]));
+  made.svg.append(node("text", { x: bar.x + 12, y: box.y + box.h }, ends[0]), node("text", { x: bar.x + 12, y: box.y + 9 }, ends[1]));
   const middle = box.y + box.h / 2;
-  made.svg.append(node("text", { x: bar.x + 22, y: middle, "text-anchor": "middle", transform: `rotate(-90 ${bar.x + 22} ${middle})` }, options.unit));
+  made.svg.append(node("text", { x: bar.x + 56, y: middle, "text-anchor": "middle", transform: `rotate(-90 ${bar.x + 56} ${middle})` }, options.unit));
   return made;
 }

@@ -103,6 +103,9 @@ function skyFigures(record, width) {
   return out;
 }
 
+/** An axis of pixel numbers. */
+const pixelAxis = (n) => ({ range: [-0.5, n - 0.5], label: "pixel, in store order", text: (v) => (Number.isInteger(v) ? String(v) : "") });
+
 function noiseFigure(record, width) {
   const column = (label) => record.columns.find((c) => c.label === label)?.values;
   const expected = column("rms expected"), measured = column("rms measured");
@@ -110,7 +113,7 @@ function noiseFigure(record, width) {
   const n = expected.length, all = [...expected, ...measured].filter((v) => v !== null);
   const made = chart({
     width, height: 240, title: "noise of a dump in every pixel, measured and expected",
-    x: { range: [-0.5, n - 0.5], label: "pixel, in store order", text: (v) => (Number.isInteger(v) ? String(v) : "") },
+    x: pixelAxis(n),
     y: { range: all.length ? [0, 1.35 * Math.max(...all)] : [0, 1], label: "rms of a dump, K" },
   });
   expected.forEach((v, k) => {
@@ -126,7 +129,7 @@ function noiseFigure(record, width) {
 function imageFigures(record, width) {
   const rows = record.dumps;
   const fall = raster(record.waterfall, { width, height: 300, x: { range: record.signal, label: GHZ }, y: { range: [rows, 0], label: "ON dump, in time" }, unit: "T_A*, K", title: "waterfall of the dumps" });
-  const power = raster(record.power, { width, height: 300, x: { range: [0, record.pixels.length], label: "pixel, in store order" }, y: { range: [rows, 0], label: "ON dump, in time" }, unit: "K", title: "band mean of every dump and pixel" });
+  const power = raster(record.power, { width, height: 300, x: pixelAxis(record.pixels.length), y: { range: [rows, 0], label: "ON dump, in time" }, unit: "K", title: "band mean of every dump and pixel" });
   return [
     figure("Waterfall", fall.svg, "T_A* of the ON dumps, median over the pixels."),
     figure("Band mean of the dumps", power.svg, "Mean over the band less its median in time: steps and drifts of single pixels stand out."),

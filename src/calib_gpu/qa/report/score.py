@@ -68,11 +68,14 @@ CHECKS: Final = (
     _above("pwv_off_scatter_fraction", "scatter of PWV over OFFs / PWV", "", 0.05, 0.2, 0.5, 1.0,
            absent="no fit of the water vapour for two OFFs"),
     Check("t_median_s", "transmission, signal band", "", (0.3, 0.2, 0.1, 0.03, 0.0)),
-    _above("baseline_ripple_ratio", "baseline ripple / 3 sigma", "", 2.0, 10.0, 30.0, 100.0, per_pixel=True,
-           absent="the band is too narrow for a ripple"),
+    Check("ripple_over_tsys", "baseline ripple / T_sys", "", (5e-4, 1e-3, 3e-3, 0.01, 0.03), per_pixel=True,
+          absent="the band is too narrow for a ripple"),
     Check("negative_line", "pixels with a negative line", "of all", (0.0, 0.05, 0.1, 0.3, 1.0)),
 )  # fmt: skip
 """The checks, in the order in which they are shown."""
+
+RATIOS: Final = {"ripple_over_tsys": ("baseline_ripple_k", "tsys_median")}
+"""Metrics that are quotients of two of L1's: unlike the ripple over 3 sigma, this one does not grow with the depth of a scan."""
 
 PWV_STATUS_SCORES: Final = {
     "ok": (1.0, "fitted"),
@@ -134,7 +137,7 @@ def _result(
         return Result(check, None, check.absent if status == "none" else f"unknown state {status}")
     if check.metric == "t_median_s" and attrs.get("transmission_corrected") is False:
         return Result(check, None, "no atmosphere was used")
-    values = _numbers(qa.get(check.metric))
+    values = _metric(qa, check.metric)
     if values is None:
         return Result(check, None, check.absent)
     if check.per_pixel:
@@ -147,6 +150,16 @@ def _result(
     if not np.isfinite(value):
         return Result(check, None, check.absent)
     return Result(check, _scaled(check, value), f"{value:.3g} {check.unit}".strip())
+
+
+def _metric(qa: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
+    if name not in RATIOS:
+        return _numbers(qa.get(name))
+    above, below = (_numbers(qa.get(part)) for part in RATIOS[name])
+    if above is None or below is None or above.shape != below.shape:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return above / below
 
 
 def _per_pixel(check: Check, values: NDArray[np.float64], live: NDArray[np.bool_], pixels: list[str]) -> Result:
