@@ -17,6 +17,7 @@ from calib_gpu.qa.metrics import WARN_ABOVE
 from calib_gpu.qa.products import open_products
 from calib_gpu.qa.report import write_report
 from calib_gpu.qa.report.pack import pack, script_json, text
+from calib_gpu.qa.report.page import _failed_row, _failures, _table_row
 from calib_gpu.qa.report.score import CHECKS, LEVELS, PWV_STATUS_SCORES, RATIOS, Check, band_of, score_scan
 from calib_gpu.qa.report.summary import summarise, utc
 from calib_gpu.records import ScanId
@@ -302,6 +303,16 @@ def test_text_of_the_data_cannot_act(copy: Path, tmp_path: Path) -> None:
     assert "<script>window.hacked" not in page
     assert "\u202e" not in page
     assert records(page)["data-scan_025650"]["source"].startswith("</script><script>")  # shown as it is, as text
+
+
+def test_every_cell_of_the_table_is_escaped() -> None:
+    row = dict.fromkeys(("id", "source", "mode", "reason", "quality", "pwvStatus", "utc"), "<i>'\"")
+    numbers = dict.fromkeys(("score", "pwv", "trec", "tsys", "rms", "flagged"))
+    assert {tag for tag, _ in Elements(_table_row(row | numbers)).tags} == {"tr", "td", "a", "small", "span"}
+    failure = dict.fromkeys(("scan", "stage", "error", "message"), "<i>'\"")
+    assert {tag for tag, _ in Elements(_failed_row(failure) + _failures([failure])).tags} == {
+        "tr", "td", "a", "span", "details", "summary", "p", "b", "br",
+    }  # fmt: skip
 
 
 def test_text_for_people() -> None:

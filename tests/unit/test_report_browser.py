@@ -26,7 +26,11 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate(l0, realistic("tiny"), workers=1)
     l1 = calibrated(l0)
     qa = json.loads((l1 / "scan_025652" / "zarr.json").read_text())["attributes"]["qa"]
-    change_attributes(l1 / "scan_025652", source_name="NGC 253", qa=qa | {"rms_ratio": [[4.0, 4.0]]})
+    change_attributes(
+        l1 / "scan_025652",
+        source_name="NGC 253",
+        qa=qa | {"rms_ratio": [[4.0, 4.0]], "trec_median": [[1500.0, 1500.0]]},
+    )
     return l1
 
 
@@ -57,7 +61,7 @@ def test_the_table_sorts_both_ways_with_empty_cells_last(page: Path) -> None:
 const column = (k) => [...document.querySelectorAll("#scans tbody tr")].map((row) => row.cells[k].dataset.value);
 const press = (k) => document.querySelectorAll("#scans th button")[k].click();
 press(3); out.score = column(3); press(3); out.down = column(3);
-press(5); out.pwv = column(5); press(5); out.pwvDown = column(5);
+press(6); out.trec = column(6); press(5); out.pwv = column(5); press(5); out.pwvDown = column(5);
 press(0); out.scan = column(0); press(0); out.scanDown = column(0);
 out.aria = [...document.querySelectorAll("#scans th")].map((th) => th.getAttribute("aria-sort"));
 """
@@ -65,6 +69,7 @@ out.aria = [...document.querySelectorAll("#scans th")].map((th) => th.getAttribu
     assert out["score"][0] == "-1.0"  # the one that failed needs attention first
     assert [float(v) for v in out["score"]] == sorted(float(v) for v in out["score"])
     assert out["down"] == out["score"][::-1]
+    assert out["trec"][2:] == ["1500.0", ""]  # as numbers: 157 comes before 1500
     for values, reverse in ((out["pwv"], False), (out["pwvDown"], True)):
         assert values[-1] == ""
         assert [float(v) for v in values[:-1]] == sorted((float(v) for v in values[:-1]), reverse=reverse)

@@ -182,7 +182,7 @@ def _aria(key: str) -> str:
 def badge(score: float | None, quality: str) -> str:
     """A score with the name of its band, so that colour is never alone."""
     shown = "" if score is None else f"<b>{score:.2f}</b> "
-    return f'<span class="badge {QUALITY_CLASS.get(quality, "qx")}">{shown}{quality}</span>'
+    return f'<span class="badge {QUALITY_CLASS.get(quality, "qx")}">{shown}{html.escape(quality)}</span>'
 
 
 def _table_row(row: Mapping[str, Any]) -> str:
@@ -190,7 +190,7 @@ def _table_row(row: Mapping[str, Any]) -> str:
     percent = "" if row["flagged"] is None else f"{100.0 * row['flagged']:.3g} %"
     cells = {
         "id": f'<a href="#{name}">{name}</a> <small>{html.escape(row["mode"])}</small>', "source": html.escape(row["source"]),
-        "utc": row["utc"], "score": badge(row["score"], row["quality"]), "reason": html.escape(row["reason"]),
+        "utc": html.escape(row["utc"]), "score": badge(row["score"], row["quality"]), "reason": html.escape(row["reason"]),
         "flagged": percent, **{key: _cell(row[key]) for key in ("pwv", "trec", "tsys", "rms")},
     }  # fmt: skip
     if row["pwvStatus"] not in ("ok", "none"):
