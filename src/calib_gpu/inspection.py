@@ -12,6 +12,7 @@ import numpy as np
 
 from calib_gpu import schema
 from calib_gpu.backend import get_backend
+from calib_gpu.config_files import shipped_profiles
 from calib_gpu.errors import CalibError, ConfigError, ScanFailure, StoreUnusable
 from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.physics.frequency import frequency_axes
@@ -19,13 +20,14 @@ from calib_gpu.pipeline import is_science
 from calib_gpu.qa.load_summary import summarise
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_run import LOAD_TILE_BYTES
-from calib_gpu.settings import Settings, shipped_profiles
+from calib_gpu.settings import Settings
 from calib_gpu.stages.load import Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans
 from calib_gpu.stages.resolve import bad_channel_rule, calibrate_loads, receiver, set_powers
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs
+from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.store.publish import FORMAT, published_scans
 from calib_gpu.stream import Workers
 
@@ -132,7 +134,7 @@ def _l0_row(store: L0Store, scan: ScanId, settings: Settings, finder: LoadFinder
 def _l0_scan(store: L0Store, scan: ScanId, settings: Settings) -> list[Table]:
     tables: list[Table] = []
     workers = Workers(settings.workers or 1)
-    reader = Reader(get_backend(settings.backend), workers, LOAD_TILE_BYTES)
+    reader = Reader(get_backend(settings.backend), workers, LOAD_TILE_BYTES, PixelArrays())
     try:
         present = [name for name in ("source", "calibration") if store.has(scan, name)]
         tables += [_subscan_table(store.group(scan, name), scan) for name in present]
@@ -203,7 +205,14 @@ def _load_table(store: L0Store, scan: ScanId, settings: Settings, reader: Reader
     powers = set_powers(loads, signal, image, rx)
     zero = settings.zero_level if loads.zero is None else loads.zero
     cal = calibrate_loads(
-        loads.hot, loads.cold, zero, powers, rx, bad_channel_rule(settings, group.rule.saturation), reader.backend
+        loads.hot,
+        loads.cold,
+        zero,
+        powers,
+        rx,
+        bad_channel_rule(settings, group.rule.saturation),
+        reader.backend,
+        reader.arrays,
     )
     names = t.pixels if t.pixels is not None and len(t.pixels) == cal.bad[0].size else None
     rows = []

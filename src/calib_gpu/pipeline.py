@@ -180,7 +180,7 @@ def calibrate(
     if stop is not None:
         workers.stop = stop
     try:
-        runner = ScanRunner(store, LoadIndex.of(store, settings), settings, backend, workers)
+        runner = ScanRunner(store, LoadIndex.of(store, settings), settings, backend, workers, publisher.run)
         _Run(runner, publisher, report, progress or Progress()).all(ids)
     finally:
         workers.close()

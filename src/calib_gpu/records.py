@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,11 +18,9 @@ from calib_gpu.physics.atmosphere import SkyTemperatures
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers, SidebandGains
 
-if TYPE_CHECKING:
-    from calib_gpu.store.chunks import ChunkedArray
-
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Region = tuple[slice, ...]
 
 
 def pixel_major(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArray[Any]:
@@ -99,6 +97,33 @@ class Tuning:
         return close and (self.pixels is None or other.pixels is None or self.pixels == other.pixels)
 
 
+class Counts(Protocol):
+    """Counts that are read region by region: an array of a store, or one that was laid out anew."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, D, R, A, S)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored, in native byte order."""
+        ...
+
+    @property
+    def read_chunk(self) -> tuple[int, ...]:
+        """What one decode gives."""
+        ...
+
+    def read(self, region: Region, out: NDArray[Any]) -> int:
+        """Read a region into ``out``, which has its shape and any strides; the bytes read from disk."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held beside the store."""
+        ...
+
+
 @dataclass(frozen=True)
 class CountGroup:
     """A ``source/`` or ``calibration/`` group: its subscans and a handle to the counts, which stay on disk.
@@ -112,7 +137,7 @@ class CountGroup:
     subscans: tuple[Subscan, ...]
     epoch_us: int
     tuning: Tuning
-    counts: ChunkedArray
+    counts: Counts
     rule: SampleRule
     per_dump_exptime: bool
     attrs: Mapping[str, Any]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,18 @@ from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set
 from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
-from calib_gpu.store.l0 import L0Store, tree_digest
+from calib_gpu.store.codecs import Compressor
+from calib_gpu.store.group_files import tree_digest
+from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
+from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import Workers
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
+SCAN_ARRAYS = 8
+"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
+MEMORY_PER_ARRAY = 32
+"""Arrays larger than this part of the memory are mapped from files."""
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -53,12 +60,13 @@ class ScanRunner:
     """Runs single scans: everything that lasts longer than one scan is held here."""
 
     def __init__(
-        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers
+        self, store: L0Store, index: LoadIndex, settings: Settings, backend: Backend, workers: Workers, scratch: Path
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
-        self._digests: dict[str, str] = {}
         self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
-        self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
+        self._array_limit = settings.memory // MEMORY_PER_ARRAY
+        self.arrays = PixelArrays(scratch, self._array_limit)
+        self.reader = Reader(backend, workers, LOAD_TILE_BYTES, self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
@@ -99,22 +107,22 @@ class ScanRunner:
         """Digest of an input by its name in the attributes: the table, or a group of the store."""
         if name == "atmosphere":
             return self._table_digest
-        if name not in self._digests:
-            path, _, group = name.rpartition("/")
-            self._digests[name] = self.store.input_digest(path, group)
-        return self._digests[name]
+        path, _, group = name.rpartition("/")
+        return self.store.input_digest(path, group)
 
     def load(self, scan_id: ScanId, report: ScanReport) -> LoadedScan:
         """Stage load; may run while another scan is calibrated."""
         with timed(report, "load"):
             scan, mode = open_scan(self.store, scan_id, self.settings)
+            source, n_laid_out = self.reader.laid_out(scan.source)
+            scan = replace(scan, source=source)
             before = self.cache.bytes_read
             choice = self._finder.find(scan_id, scan.source)
             sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
             previous = None if choice.previous is None else self.cache.get(choice.previous)
             offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
             pairing = pair_subscans(scan, offs, self.settings)
-            report.bytes_read += n_read + self.cache.bytes_read - before
+            report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
             expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
@@ -139,18 +147,23 @@ class ScanRunner:
         c, d, n_r, n_a, _ = scan.source.shape
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
         with timed(report, "write"):
-            writer = ScanWriter(folder, shape, settings.dtype, settings.level)
-            writer.write_streamed_documents(corrected=atmosphere.status != "none")
+            writer = ScanWriter(
+                folder, shape, settings.dtype, Compressor(settings.codec_used, settings.level), settings.level
+            )
+            writer.write_streamed_documents(corrected=atmosphere.status != "none", bits=settings.precision_bits)
             write_loads(writer, scan, resolved, rx, settings)
-        sample = DumpSample(shape)
+        sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
             totals = calibrate_scan(
                 factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
             )
+        scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
             write_scan_arrays(writer, factors, atmosphere, on, ref)
+            if settings.precision_bits is not None:
+                writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
             qa |= metrics.sky_metrics(atmosphere, factors)
             qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
@@ -184,8 +197,10 @@ class ScanRunner:
     def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
         c, _, r, a, _ = loaded.scan.source.shape
-        n_off = len(loaded.offs.index) * (1 if loaded.offs.reference is loaded.offs.mean else 2)
-        scan_bytes = 8 * c * r * a * (8 + n_off)
+        mean, reference = loaded.offs.mean, loaded.offs.reference
+        offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
+        sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
+        scan_bytes = sum(size for size in sizes if size <= self._array_limit)
         return max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
 
 

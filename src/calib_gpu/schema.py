@@ -122,6 +122,14 @@ L1_ARRAYS: Final = (
     ),
     _row("flags", "C D R A S", "uint16", "", "why a sample is invalid: OR of the flag bits; 0 is good"),
     _row("t_sys", "C R A S", "float64", "K", "system temperature on the T_A* scale at the reference position"),
+    _row(
+        "quantum",
+        "R A S",
+        "float64",
+        "K",
+        "power of two that T_A* is rounded to (setting precision); 0: not",
+        ours=True,
+    ),
     _row("tau_signal", "C", "float64", "Np", "zenith opacity, signal band"),
     _row(
         "tau_image",

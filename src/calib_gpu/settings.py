@@ -9,16 +9,15 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import ConfigError
 
 MIB: Final = 1024 * 1024
+AUTO_PRECISION_BITS: Final = 6
 GAIN_NOTATIONS: Final = (("gain_sig", "gain_img"), ("g_sig",), ("image_ratio",))
 
 
@@ -128,8 +127,22 @@ class Settings:
     edge_fraction: float = _knob(0.0, "fraction of the band that is bad at each end", low=0.0, high=0.49)
     # output
     dtype: str = _knob("float64", "type of the spectra in L1", choices=("float64", "float32"))
+    precision: str | int = _knob(
+        "off",
+        "round T_A* to a power of two at most 2^-BITS of the radiometer noise of a dump; auto: 6 bits (1/64)",
+        "bits",
+        choices=("off", "auto"),
+        low=1,
+        high=40,
+    )
     # how it is run: changes no number
-    level: int = _knob(-1, "zstd level of L1", low=-7, high=19, numeric=False)
+    codec: str = _knob(
+        "auto",
+        "compression of the spectra; auto: zstd, with precision blosc_lz4",
+        choices=("auto", "zstd", "blosc_zstd", "blosc_lz4"),
+        numeric=False,
+    )
+    level: int = _knob(-1, "zstd level of L1 (blosc: 1 to 9)", low=-7, high=19, numeric=False)
     backend: str = _knob("auto", "where the arithmetic runs", choices=("auto", "numpy", "cupy"), numeric=False)
     workers: int = _knob(0, "worker threads; 0: one per core that the process may use", low=0, high=1024, numeric=False)
     memory: int = _knob(
@@ -200,6 +213,18 @@ class Settings:
         if (self.gain_sig is None) != (self.gain_img is None):
             raise ConfigError("one gain weight without the other", array="gain_sig, gain_img", rule="give both")
 
+    @property
+    def precision_bits(self) -> int | None:
+        """Bits kept below the radiometer noise; None where T_A* is not rounded."""
+        named = {"off": None, "auto": AUTO_PRECISION_BITS}
+        return named[self.precision] if isinstance(self.precision, str) else self.precision
+
+    @property
+    def codec_used(self) -> str:
+        """The codec of the spectra: for ``auto`` what is fastest, by measurement (docs/performance.md)."""
+        auto = "zstd" if self.precision_bits is None else "blosc_lz4"
+        return auto if self.codec == "auto" else self.codec
+
     def layer(self, name: str) -> str:
         """The layer that set ``name``: option, config, profile or default."""
         return self.origin.get(name, "default")
@@ -264,39 +289,6 @@ def parse_size(text: str) -> int:
         raise ConfigError(
             "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
         ) from None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file with flat keys; text values are read as on the command line."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", array=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not TOML: {error}", array=str(path)) from None
-    nested = [key for key, value in data.items() if isinstance(value, dict)]
-    if nested:
-        raise ConfigError("tables are not used", array=f"{path}: {', '.join(nested)}", rule="flat keys, name = value")
-    return {name: parse_text(name, value) if isinstance(value, str) else value for name, value in data.items()}
-
-
-def shipped_profiles() -> list[str]:
-    """Names of the telescope profiles in the package."""
-    folder = resources.files("calib_gpu") / "profiles"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def read_profile(name: str) -> dict[str, Any]:
-    """Settings of a telescope profile: the name of a shipped one, or the path of a TOML file."""
-    if name.endswith(".toml") or "/" in name:
-        return read_toml(Path(name))
-    known = shipped_profiles()
-    if name not in known:
-        raise ConfigError(
-            "no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file"
-        )
-    with resources.as_file(resources.files("calib_gpu") / "profiles" / f"{name}.toml") as path:
-        return read_toml(path)
 
 
 def _rule(knob: dataclasses.Field[Any]) -> str:

@@ -85,10 +85,13 @@ class Blocks:
     a: int
 
     @classmethod
-    def plan(cls, group: CountGroup, sample_bytes: int, budget: int) -> Blocks:
-        """As many pixels as fit ``budget`` bytes, in whole input chunks where these hold several pixels."""
+    def plan(cls, group: CountGroup, sample_bytes: int, budget: int, channel_bytes: int = 0) -> Blocks:
+        """As many pixels as fit ``budget`` bytes, in whole input chunks where these hold several pixels.
+
+        A pixel takes ``sample_bytes`` for each sample and ``channel_bytes`` for each channel.
+        """
         c, d, n_r, n_a, _ = group.shape
-        at_most = max(1, budget // (c * d * sample_bytes))
+        at_most = max(1, budget // (c * (d * sample_bytes + channel_bytes)))
         _, _, chunk_r, chunk_a, _ = group.counts.read_chunk
         a = n_a if at_most >= n_a else max(1, at_most // chunk_a * chunk_a)
         rows = max(1, at_most // n_a) if a == n_a else 1

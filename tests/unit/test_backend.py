@@ -10,7 +10,7 @@ import pytest
 from calib_gpu import ConfigError
 from calib_gpu.backend import BACKENDS, Backend, get_backend
 from calib_gpu.backend.base import BadChannelRule
-from calib_gpu.physics.atmosphere import Opacity, SkyModel
+from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums
 from calib_gpu.physics.calibration import SampleRule
 
 FILL = -(2**31)
@@ -92,7 +92,7 @@ def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], od
         if dtype[0] == "f":
             on[..., -1, 0], on[..., 0, 0] = np.inf, np.nan
     spectra, flags = np.empty(shape, output), np.empty(shape, np.uint16)
-    result = backend.calibrate_tile(on, ref, factor, base, rule, n_dump, spectra, flags)
+    result = backend.calibrate_tile(on, ref, factor, base, np.zeros((r, a)), rule, n_dump, spectra, flags)
 
     missing = np.isnan(on) if dtype[0] == "f" else (on == FILL if dtype[0] == "i" else np.zeros(shape, bool))
     missing[..., n_dump:] = True
@@ -119,6 +119,7 @@ def test_overflow_is_flagged_not_infinite(backend: Backend, output: type) -> Non
             np.ones((1, 1, 2)),
             np.array([[[1.0, 1e100]]]),
             np.zeros((1, 1, 2), np.uint16),
+            np.zeros((1, 1)),
             SampleRule(None, None),
             1,
             spectra,
@@ -134,8 +135,9 @@ def test_int32_extremes_do_not_wrap(backend: Backend) -> None:
     spectra, flags = np.empty((1, 1, 3, 1)), np.empty((1, 1, 3, 1), np.uint16)
     ref = np.array([[[1.0, 1.0, 2.0**31 - 1]]])
     backend.calibrate_tile(
-        on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), SampleRule(FILL, None), 1, spectra, flags
-    )
+        on, ref, np.ones((1, 1, 3)), np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1)), SampleRule(FILL, None), 1,
+        spectra, flags,
+    )  # fmt: skip
     assert spectra.ravel()[[0, 2]].tolist() == [2.0**31 - 2, -(2.0**31) + 2]
     assert flags.ravel().tolist() == [0, 512, 0]
 
@@ -147,19 +149,17 @@ def test_pwv_grid_is_the_plain_sum(backend: Backend) -> None:
     opacity = Opacity(*(rng.uniform(0.1, 1.0, n_c) for _ in range(4)))
     x, grid = rng.uniform(1.0, 2.0, n_off), np.geomspace(0.01, 10.0, 16)
     bad = rng.random(n_c) < 0.1
-    total, expected = None, np.zeros((16, n_off))
+    total, expected = SkySums.zeros(n_off, n_c), np.zeros((16, n_off))
     for _ in range(n_pixel):
         model = SkyModel(rng.normal(-200, 20, n_c), rng.uniform(80, 120, n_c), rng.uniform(80, 120, n_c))
         off = rng.normal(-150, 30, (n_off, n_c))
         off[0, 3] = np.nan
-        sums = backend.sky_sums(off, bad, model)
-        total = sums if total is None else (total.add(sums), total)[1]
+        backend.sky_sums(total, off, bad, model)
         for j, w in enumerate(grid):
             t_s = np.exp(-x[:, None] * (opacity.b_signal * w + opacity.c_signal))
             t_i = np.exp(-x[:, None] * (opacity.b_image * w + opacity.c_image))
             residual = off - (model.k0 - model.a_signal * t_s - model.a_image * t_i)
             expected[j] += np.nansum(np.where(bad, np.nan, residual) ** 2, axis=1)
-    assert total is not None
     np.testing.assert_allclose(backend.pwv_grid(total, opacity, x, grid), expected, rtol=1e-11)
 
 

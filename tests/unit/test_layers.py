@@ -12,8 +12,10 @@ import calib_gpu
 ROOT = Path(calib_gpu.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
-LAYERS = ["errors", "_version", "schema", "settings", "physics", "records", "store", "backend", "atm", "modes", "stream",
-          "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "inspection", "demo", "cli"]  # fmt: skip
+LAYERS = ["errors", "_version",
+          "schema", "settings", "config_files", "physics", "records", "store", "backend", "atm", "modes", "stream",
+          "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "inspection", "demo",
+          "bench", "cli"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 

@@ -25,7 +25,7 @@ def problem(truth: float, noise: float = 0.0, seed: int = 3) -> tuple[SkySums, O
         t_s = np.exp(-x[:, None] * (opacity.b_signal * truth + opacity.c_signal))
         t_i = np.exp(-x[:, None] * (opacity.b_image * truth + opacity.c_image))
         observed = model.k0 - model.a_signal * t_s - model.a_image * t_i + noise * rng.normal(size=(2, N))
-        total.add(SkySums.of_pixel(observed, model, rng.random((2, N)) > 0.1))
+        total.add_pixel(observed, model, rng.random((2, N)) > 0.1)
     return total, opacity, x
 
 

@@ -96,7 +96,7 @@ def test_v10_antenna_temperature(vectors: dict[str, Any], name: str, dtype: type
     out, flags = np.empty((1, 1, 5, 1)), np.empty((1, 1, 5, 1), np.uint16)
     get_backend(name).calibrate_tile(
         on.reshape(1, 1, 5, 1), ref.reshape(1, 1, 5), np.broadcast_to(k / t, (1, 1, 5)), np.zeros((1, 1, 5), np.uint16),
-        SampleRule(None, None), 1, out, flags,
+        np.zeros((1, 1)), SampleRule(None, None), 1, out, flags,
     )  # fmt: skip
     np.testing.assert_allclose(out.ravel()[:4], e["TA_k"][:4], rtol=rtol)
     assert np.isnan(out.ravel()[4])

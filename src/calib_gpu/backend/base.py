@@ -66,9 +66,9 @@ class Backend(Protocol):
         ...
 
     def sky_sums(
-        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> SkySums:
-        """Sums ``[O, C]`` of one pixel for the PWV fit, from S_H,obs ``[O, C]`` (K) and what is left out (``bad``)."""
+        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> None:
+        """Add one pixel to the sums ``[O, C]`` of the PWV fit: S_H,obs ``[O, C]`` (K), what is left out (``bad``), weights."""
         ...
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
@@ -76,12 +76,13 @@ class Backend(Protocol):
         ...
 
     def calibrate_tile(
-        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], rule: SampleRule, n_dump: int,
-        spectra: NDArray[Any], flags: NDArray[np.uint16],
+        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats, rule: SampleRule,
+        n_dump: int, spectra: NDArray[Any], flags: NDArray[np.uint16],
     ) -> TileResult:  # fmt: skip
         """T_A* = (on - ref) * factor and flags of one tile, into ``spectra`` and ``flags``.
 
         ``on`` [R,A,C,D] counts as stored; ``ref`` [R,A,C] counts; ``factor`` [R,A,C] K/count, transmission included;
-        ``base`` [R,A,C] flag bits that hold for all dumps; outputs [R,A,C,D].
+        ``base`` [R,A,C] flag bits that hold for all dumps; ``quantum`` [R,A] K, a power of two to whose multiples T_A*
+        is rounded (half to even), 0 for none; outputs [R,A,C,D].
         """
         ...

@@ -85,18 +85,18 @@ class NumpyBackend:
         return gain, gamma, trec, bad
 
     def sky_sums(
-        self, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> SkySums:
-        """Sums of one pixel for the PWV fit."""
-        return SkySums.of_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
+        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
+    ) -> None:
+        """Add one pixel to the sums of the PWV fit."""
+        sums.add_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
 
     def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF."""
         return chi2_grid(sums, opacity, x, grid)
 
     def calibrate_tile(
-        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], rule: SampleRule, n_dump: int,
-        spectra: NDArray[Any], flags: NDArray[np.uint16],
+        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats, rule: SampleRule,
+        n_dump: int, spectra: NDArray[Any], flags: NDArray[np.uint16],
     ) -> TileResult:  # fmt: skip
         """T_A* and flags of one tile, in pieces that stay in the cache."""
         n_r, n_a, n_c, n_d = on.shape
@@ -104,22 +104,27 @@ class NumpyBackend:
         step = max(1, PIECE // n_d)
         work = np.empty((min(step, n_c), n_d)) if spectra.dtype != np.float64 else None
         limit = _SAFE_FACTOR[spectra.dtype.itemsize]
-        for r, a in np.ndindex(n_r, n_a):
-            # integer counts times such a factor are finite: no need to look at every sample
-            safe = on.dtype.kind != "f" and bool(
-                np.all((np.abs(factor[r, a]) < limit) & (np.abs(ref[r, a]) < 1e20) | (base[r, a] != 0))
-            )
-            for c in range(0, n_c, step):
-                piece = (r, a, slice(c, c + step))
-                out = spectra[piece] if work is None else work[: min(step, n_c - c)]
-                np.subtract(on[piece], ref[piece][:, None], out=out, casting="unsafe", dtype=np.float64)
-                np.multiply(out, factor[piece][:, None], out=out)
-                _flag(on[piece], base[piece], rule, n_dump, out, flags[piece], counts[r, a], present)
-                if work is not None:
-                    with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # flagged channels may have any factor
+            for r, a in np.ndindex(n_r, n_a):
+                q = float(quantum[r, a])
+                k = factor[r, a] / q if q else factor[r, a]  # exact: q is a power of two
+                # integer counts times such a factor are finite: no need to look at every sample
+                safe = on.dtype.kind != "f" and bool(
+                    np.all((np.abs(k) < limit) & (np.abs(ref[r, a]) < 1e20) | (base[r, a] != 0))
+                )
+                for c in range(0, n_c, step):
+                    piece = (r, a, slice(c, c + step))
+                    out = spectra[piece] if work is None else work[: min(step, n_c - c)]
+                    np.subtract(on[piece], ref[piece][:, None], out=out, casting="unsafe", dtype=np.float64)
+                    np.multiply(out, k[c : c + step, None], out=out)
+                    if q:
+                        np.rint(out, out=out)
+                        np.multiply(out, q, out=out)
+                    _flag(on[piece], base[piece], rule, n_dump, out, flags[piece], counts[r, a], present)
+                    if work is not None:
                         spectra[piece] = out
-                if not safe:
-                    _flag_nonfinite(spectra[piece], flags[piece], counts[r, a])
+                    if not safe:
+                        _flag_nonfinite(spectra[piece], flags[piece], counts[r, a])
         return TileResult(counts[..., :16], counts[..., _ANY], present)
 
 

@@ -11,7 +11,7 @@ from calib_gpu.errors import CalibError, Exit
 
 __all__ = ["app", "main"]
 
-COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "report", "plot", "check")
+COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "report", "plot", "check", "bench")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 
+from calib_gpu.config_files import read_profile, read_toml
 from calib_gpu.errors import ConfigError, Exit
-from calib_gpu.settings import Settings, parse_text, read_profile, read_toml
+from calib_gpu.settings import Settings, parse_text
 
 app = typer.Typer(
     help="Calibrate heterodyne array spectra: raw counts (L0) to antenna temperatures T_A* (L1).\n\n"

@@ -38,6 +38,10 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Worker threads; 0: one per usable core.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for scan arrays and tiles, e.g. 512M.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float64 | float32")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="off | auto | BITS: round T_A* far below its noise; files of a quarter.")
+    ] = None,
+    codec: Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
@@ -56,7 +60,8 @@ def run(
     given: dict[str, Any] = {
         "mode": mode, "reference": reference, "loads": loads, "atmosphere": atmosphere, "pwv": pwv,
         "pwv_scope": None if pwv_scope is None else pwv_scope.replace("-", "_"), "backend": backend, "workers": workers,
-        "memory": memory, "dtype": dtype, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
+        "memory": memory, "dtype": dtype, "precision": precision,
+        "codec": codec, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
     }  # fmt: skip
     settings = build_settings(given, assignments, config, profile)
     numbers = parse_scans(scans)

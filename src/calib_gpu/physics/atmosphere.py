@@ -68,6 +68,11 @@ class Opacity:
     t_eff_image: Floats | None = None
     bins: NDArray[np.intp] | None = None
 
+    def bands(self) -> list[tuple[Floats, Floats]]:
+        """B and c of the signal band, and of the image band where there is one."""
+        signal = [(self.b_signal, self.c_signal)]
+        return [*signal, (self.b_image, self.c_image)] if self.has_image else signal
+
     def mean(self, values: Floats) -> Floats:
         """Mean of ``[C]`` in each bin ``[B]``: of exp(-X tau), never exp of the mean; ``values`` itself without bins."""
         return values if self.bins is None else bin_sums(values, self.bins) / bin_sums(np.ones_like(values), self.bins)
@@ -183,18 +188,28 @@ class SkySums:
     def of_pixel(
         cls, observed: Floats, model: SkyModel, mask: NDArray[np.bool_], weights: Floats | None = None
     ) -> SkySums:
-        """Sums of one pixel: ``observed`` S_H,obs, ``mask`` (true = use) and ``weights`` (None: 1) are ``[O, C]``."""
-        w = mask.astype(np.float64) if weights is None else np.where(mask, weights, 0.0)
-        y = np.where(mask, observed - model.k0, 0.0)
-        wy, a_s, a_i = w * y, model.a_signal, model.a_image
-        ws, wi = w * a_s, w * a_i
-        return cls(wy * y, wy * a_s, wy * a_i, ws * a_s, ws * a_i, wi * a_i, w, mask.astype(np.int64))
+        """Sums of one pixel alone; see :meth:`add_pixel`."""
+        sums = cls.zeros(*observed.shape)
+        sums.add_pixel(observed, model, mask, weights)
+        return sums
 
-    def add(self, other: SkySums) -> None:
-        """Add the sums of another pixel in place."""
-        for name in self.__dataclass_fields__:
-            total = getattr(self, name)
-            np.add(total, getattr(other, name), out=total)
+    def add_pixel(
+        self, observed: Floats, model: SkyModel, mask: NDArray[np.bool_], weights: Floats | None = None
+    ) -> None:
+        """Add a pixel in place: ``observed`` S_H,obs, ``mask`` (true = use) and ``weights`` (None: 1) are ``[O, C]``."""
+        a_s, a_i = model.a_signal, model.a_image
+        products = ((self.ss, a_s * a_s), (self.si, a_s * a_i), (self.ii, a_i * a_i))
+        for o in range(observed.shape[0]):  # OFF by OFF: what one needs stays in the cache
+            use = mask[o]
+            w = use.astype(np.float64) if weights is None else np.where(use, weights[o], 0.0)
+            y = np.where(use, observed[o] - model.k0, 0.0)
+            wy = y if weights is None else w * y
+            for total, value in ((self.yy, y), (self.ys, a_s), (self.yi, a_i)):
+                total[o] += wy * value
+            for total, value in products:
+                total[o] += w * value
+            self.w[o] += w
+            self.n[o] += use
 
     def off(self, index: int) -> SkySums:
         """The sums of one OFF alone."""
@@ -219,36 +234,64 @@ class Chi2:
 def chi2_grid(sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
     """chi2 of every grid point and OFF, ``[grid, O]``; sum over OFFs for the joint fit.
 
-    ``x`` is the airmass of each OFF ``[O]``, ``grid`` the PWV values [mm].
+    ``x`` is the airmass of each OFF ``[O]``, ``grid`` the PWV values [mm]. In every channel chi2 is a sum of two squares of
+    (1, t_s, t_i) and a constant (Cholesky); where the gains of all pixels are the same the second is 0 and left out.
     """
     chi2 = np.empty((grid.size, x.size))
-    t_s, t_i = np.empty_like(opacity.b_signal), np.empty_like(opacity.b_image)
-    work, other = np.empty(sums.yy.shape[1]), np.empty(sums.yy.shape[1])
+    channels = opacity.b_signal.size if opacity.bins is not None else GRID_CHANNELS
     for o in range(x.size):
-        b_s, c_s, b_i, c_i = (-x[o] * v for v in (opacity.b_signal, opacity.c_signal, opacity.b_image, opacity.c_image))
-        ss, ii, ys2, yi2, si2 = sums.ss[o], sums.ii[o], 2.0 * sums.ys[o], 2.0 * sums.yi[o], 2.0 * sums.si[o]
-        constant = sums.yy[o].sum()
-        for j, w in enumerate(grid):
-            m_s = opacity.mean(_exp(b_s, c_s, w, t_s))
-            np.multiply(ss, m_s, out=work)  # ((ss t_s + 2 ys) + 2 si t_i) t_s + (ii t_i + 2 yi) t_i
-            work += ys2
-            if opacity.has_image:
-                m_i = opacity.mean(_exp(b_i, c_i, w, t_i))
-                np.multiply(si2, m_i, out=other)
-                work += other
-                work *= m_s
-                np.multiply(ii, m_i, out=other)
-                other += yi2
-                other *= m_i
-                work += other
-            else:
-                work *= m_s
-            chi2[j, o] = constant + np.sum(work)
+        squares, constant = _squares(sums, o, opacity.has_image)
+        chi2[:, o] = constant
+        for c in range(0, sums.yy.shape[1], channels):
+            band = slice(c, c + channels)
+            both = [(-x[o] * b[band], -x[o] * k[band]) for b, k in opacity.bands()]
+            for j in range(0, grid.size, GRID_ROWS):
+                rows = slice(j, j + GRID_ROWS)
+                t = [opacity.mean(_exp(grid[rows, None], b, k)) for b, k in both]
+                for m, factors in squares:
+                    z = t[-1] * factors[-1][band]
+                    z += m[band]
+                    for of_band, k in zip(t, factors[:-1], strict=False):
+                        z += of_band * k[band]
+                    chi2[rows, o] += np.einsum("jc,jc->j", z, z)
     return chi2
 
 
-def _exp(b: Floats, c: Floats, w: float, out: Floats) -> Floats:
-    np.multiply(b, w, out=out)
+GRID_CHANNELS: Final = 8192
+GRID_ROWS: Final = 4
+"""Channels and grid points worked on at a time, so that they stay in the cache."""
+
+
+def _squares(sums: SkySums, o: int, has_image: bool) -> tuple[list[tuple[Floats, list[Floats]]], float]:
+    """The squares that make chi2 of an OFF, and the sum of the constants.
+
+    Each is a constant term ``[C]`` and the factors ``[C]`` of the bands, signal before image; the second has the image alone.
+    """
+    ss, si, ii, ys, yi = (v[o] for v in (sums.ss, sums.si, sums.ii, sums.ys, sums.yi))
+    root = np.sqrt(ss)
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0.0)
+    m_1, l_21 = ys * inverse, si * inverse
+    constant = sums.yy[o] - m_1 * m_1
+    if not has_image:
+        return [(m_1, [root])], float(constant.sum())
+    first = (m_1, [root, l_21])
+    rest = ii - l_21 * l_21
+    rest[rest <= SAME_GAINS * ii] = 0.0
+    if not rest.any():
+        return [first], float(constant.sum())
+    root = np.sqrt(rest)
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0.0)
+    m_2 = (yi - l_21 * m_1) * inverse
+    return [first, (m_2, [root])], float((constant - m_2 * m_2).sum())
+
+
+SAME_GAINS: Final = 1e-13
+"""Share of the second square below which it is rounding."""
+
+
+def _exp(w: Floats, b: Floats, c: Floats) -> Floats:
+    """exp(b w + c) ``[grid, C]``."""
+    out = w * b
     out += c
     return np.exp(out, out=out)
 

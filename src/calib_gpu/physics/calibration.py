@@ -50,6 +50,13 @@ class SampleRule:
             good &= np.isfinite(counts)
         return np.asarray(good)
 
+    def dumps_present(self, counts: NDArray[Any]) -> int:
+        """Dumps of a pixel ``[C, D]`` that hold any sample; the middle channel alone tells where it has them all."""
+        middle = counts.shape[0] // 2
+        if not self.missing(counts[middle : middle + 1], counts.shape[1]).any():
+            return int(counts.shape[1])
+        return int(np.count_nonzero(~self.missing(counts, counts.shape[1]).all(axis=0)))
+
     def all_valid(self, counts: NDArray[Any], n_dump: int) -> bool:
         """True if every sample is valid: two passes without a temporary."""
         if n_dump < counts.shape[-1] or not counts.size:
@@ -72,6 +79,29 @@ def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:
 def system_temperature(ref: Floats, zero: Floats | float, factor_k: Floats, t_signal: Floats) -> Floats:
     """T_sys on the T_A* scale at the reference position [K], eq. (9): (C_r - Z) factor / t_s."""
     return (ref - zero) * (factor_k / t_signal)
+
+
+def radiometer_quantum(t_sys: Floats, bandwidth: float, t_dump: float, bits: int) -> Floats:
+    """Largest power of two that is at most 2^-bits of the radiometer noise T_sys / sqrt(B t) of a dump, K.
+
+    Parameters
+    ----------
+    t_sys
+        ``[..., C]`` K; the quietest channel with T_sys > 0 decides.
+    bandwidth, t_dump
+        Noise bandwidth of a channel (Hz) and integration time of a dump (s).
+
+    Returns
+    -------
+    ``[...]``, 0 where there is no such channel or time. Rounding to q adds a variance of q^2/12: with 6 bits at most
+    2.0e-5 of that of the noise.
+    """
+    least = np.min(np.where(t_sys > 0.0, t_sys, np.inf), axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sigma = least / np.sqrt(bandwidth * t_dump)
+    usable = np.isfinite(sigma) & (sigma > 0.0)
+    exponent = np.frexp(np.where(usable, sigma, 1.0))[1]  # sigma = m 2^e with 1/2 <= m < 1
+    return np.where(usable, np.ldexp(0.5, exponent - bits), 0.0)
 
 
 def combine(first: Floats, second: Floats, weights: tuple[float, float]) -> Floats:

@@ -16,6 +16,7 @@ from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, set_powers
+from calib_gpu.store.pixel_arrays import release
 
 RIPPLE_SHORTEST_HZ: Final = 20e6
 
@@ -39,16 +40,19 @@ class Exposure:
 def load_metrics(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> dict[str, Any]:
     """Metrics of the loads: T_rec, Y, bad channels, gain drift against the set before, stability of HOT."""
     cal = resolved.calibration
-    good = ~cal.bad
-    zero = cal.zero
-    with np.errstate(invalid="ignore", divide="ignore"):
-        y = (cal.hot - zero) / (cal.cold - zero)
-    trec = _over_channels(np.nanmedian, np.where(good, cal.trec, np.nan))
-    spread = _over_channels(np.nanmedian, np.abs(np.where(good, cal.trec, np.nan) - trec))
+    trec, spread, y_median = (np.full(cal.bad.shape[1:], np.nan) for _ in range(3))
+    for r, a in np.ndindex(trec.shape):
+        good, zero = ~cal.bad[:, r, a], cal.zero_of(r, a)
+        hot, cold, t = (v[:, r, a] for v in (cal.hot, cal.cold, cal.trec))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            y_median[r, a] = _median(((hot - zero) / (cold - zero))[good])
+        trec[r, a] = _median(t[good])
+        spread[r, a] = _median(np.abs(t[good] - trec[r, a]))
+        release(hot, cold, t)
     out: dict[str, Any] = {
         "trec_median": trec,
         "trec_mad": spread,
-        "y_median": _over_channels(np.nanmedian, np.where(good, y, np.nan)),
+        "y_median": y_median,
         "bad_channel_fraction": cal.bad.mean(axis=0),
         "pixel_dead": cal.bad.all(axis=0),
         "hot_stability": _hot_stability(resolved, factors),
@@ -56,6 +60,12 @@ def load_metrics(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> dic
         "load_age_s": resolved.loads.age_s,
     }
     return out
+
+
+def _median(values: Floats) -> float:
+    """Median of those that are numbers; NaN without any."""
+    numbers = values[~np.isnan(values)]
+    return float(np.median(numbers)) if numbers.size else float("nan")
 
 
 def _over_channels(function: Any, values: Floats) -> Floats:
@@ -92,6 +102,7 @@ def _gain_drift(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> Floa
             )
             change = np.abs(g2 / g1 - 1.0)[good]
         drift[r, a] = np.median(change) if change.size else np.nan
+        release(*(v[:, r, a] for s in pair for v in (s.hot, s.cold)))
     return drift
 
 
@@ -102,6 +113,7 @@ def off_drift(offs: OffSpectra, bad: NDArray[np.bool_]) -> Floats | None:
     drift = np.zeros(bad.shape[1:])
     for r, a in np.ndindex(drift.shape):
         spectra = offs.mean[~bad[:, r, a], r, a, :]
+        release(offs.mean[:, r, a])
         with np.errstate(invalid="ignore", divide="ignore"):
             change = (
                 _over_channels(np.nanmedian, np.abs(spectra / spectra[:, :1] - 1.0))

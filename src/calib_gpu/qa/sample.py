@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.records import Tile, pixel_major
+from calib_gpu.records import Tile
+from calib_gpu.store.pixel_arrays import PixelArrays, release
 
 MAX_DUMPS: Final = 32
 _QUANTUM: Final = 2.0**-24
@@ -30,13 +31,13 @@ class DumpSample:
         ``[N, R, A]`` noise [K] from differences of channels two apart, band mean [K], median T_sys [K].
     """
 
-    def __init__(self, shape: tuple[int, int, int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int, int, int], arrays: PixelArrays) -> None:
         c, d, r, a, n_on = shape
         n = min(MAX_DUMPS, d * n_on)
         flat = (np.arange(n, dtype=np.int64) * 2 + 1) * (d * n_on) // (2 * n)
         self.on, self.dump = np.divmod(flat, d)
         self.rms, self.band, self.t_sys = (np.full((n, r, a), np.nan) for _ in range(3))
-        self._sum, self._count = pixel_major((c, r, a), np.int64), pixel_major((c, r, a), np.int32)
+        self._sum, self._count = arrays.zeros((c, r, a), np.int64), arrays.zeros((c, r, a), np.int32)
         self._lock = threading.Lock()
 
     def observe(self, tile: Tile, spectra: NDArray[Any], t_sys: NDArray[np.float64]) -> None:
@@ -55,11 +56,14 @@ class DumpSample:
                 with self._lock:
                     self._sum[:, r, a] += np.rint(exact).astype(np.int64)
                     self._count[:, r, a] += good
+                    release(self._sum[:, r, a], self._count[:, r, a])
 
     def mean_spectrum(self, r: int, a: int) -> NDArray[np.float64]:
         """Mean of the sampled dumps of a pixel ``[C]``, K; NaN where none is valid."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self._sum[:, r, a] * _QUANTUM / self._count[:, r, a])
+            mean = np.asarray(self._sum[:, r, a] * _QUANTUM / self._count[:, r, a])
+        release(self._sum[:, r, a], self._count[:, r, a])
+        return mean
 
 
 def lag_two_rms(spectrum: NDArray[np.float64]) -> float:

@@ -26,6 +26,7 @@ from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.simulate.config import SimulationConfig
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.l0_write import COMPRESSOR
 from calib_gpu.store.metadata import group_attrs, node_kind
 from calib_gpu.store.small import write_array, write_group
 
@@ -193,7 +194,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def _write_array(path: Path, values: NDArray[Any], axes: str, unit: str) -> None:
-    write_array(path, values, tuple(axes.split()), {"units": unit} if unit else {}, level=1)
+    write_array(path, values, tuple(axes.split()), {"units": unit} if unit else {}, COMPRESSOR)
 
 
 def read_truth(path: str | os.PathLike[str]) -> Truth:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,23 @@ from calib_gpu.stages.prepare import Factors
 from calib_gpu.store.l1 import Lane, LaneWriter, ScanWriter
 from calib_gpu.stream import Blocks, Workers, read_tile
 
+FACTOR_BYTES: Final = 80
+"""What a channel of a tile takes beside its samples: reference, factor, transmission, T_sys, flags, and what makes them."""
+
 
 @dataclass
 class TileTotals:
     """What the tiles of a scan add up to: exact counts, so that the order does not matter.
 
     ``flag_counts`` [R,A,16], ``invalid`` [R,A] samples, ``present`` [S_on,D] dumps that hold any sample,
+    ``quantum`` [R,A,S_on] K,
     ``seconds`` of thread time spent reading, calculating and writing.
     """
 
     flag_counts: NDArray[np.int64]
     invalid: NDArray[np.int64]
     present: NDArray[np.bool_]
+    quantum: NDArray[np.float64]
     bytes_read: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "compute", "write"), 0.0))
 
@@ -57,10 +63,14 @@ def calibrate_scan(
     """
     source = factors.scan.source
     _, d, n_r, n_a, _ = source.shape
+    n_on = len(factors.pairing.on)
     sample_bytes = source.counts.dtype.itemsize + writer.dtype.itemsize + 2
-    blocks = Blocks.plan(source, sample_bytes, tile_bytes)
+    blocks = Blocks.plan(source, sample_bytes, tile_bytes, FACTOR_BYTES)
     totals = TileTotals(
-        np.zeros((n_r, n_a, 16), np.int64), np.zeros((n_r, n_a), np.int64), np.zeros((len(factors.pairing.on), d), bool)
+        np.zeros((n_r, n_a, 16), np.int64),
+        np.zeros((n_r, n_a), np.int64),
+        np.zeros((n_on, d), bool),
+        np.zeros((n_r, n_a, n_on)),
     )
     lock = threading.Lock()
 
@@ -73,6 +83,7 @@ def calibrate_scan(
                 counts, n_read = read_tile(workers, source, tile.subscan, tile.r, tile.a)
                 read = time.perf_counter()
                 k = factors.of_tile(tile)
+                quantum = factors.quantum(tile, k.t_sys, counts)
                 shape = counts.shape
                 spectra, flags = (
                     workers.buffer("spectra", shape, writer.dtype),
@@ -80,8 +91,17 @@ def calibrate_scan(
                 )
                 n_dump = source.subscans[tile.subscan].n_dump
                 result = backend.calibrate_tile(
-                    counts, k.ref, k.factor, k.base, source.rule, d if n_dump is None else n_dump, spectra, flags
+                    counts,
+                    k.ref,
+                    k.factor,
+                    k.base,
+                    quantum,
+                    source.rule,
+                    d if n_dump is None else n_dump,
+                    spectra,
+                    flags,
                 )
+                factors.release(tile)
                 sample.observe(tile, spectra, k.t_sys)
                 computed = time.perf_counter()
                 for i, j in np.ndindex(shape[:2]):
@@ -90,6 +110,7 @@ def calibrate_scan(
                 with lock:
                     totals.flag_counts[tile.r, tile.a] += result.flag_counts
                     totals.invalid[tile.r, tile.a] += result.invalid
+                    totals.quantum[tile.r, tile.a, tile.on] = quantum
                     totals.present[tile.on] |= result.dump_present
                     totals.bytes_read += n_read
                     for name, seconds in zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -27,15 +28,19 @@ from calib_gpu.records import (
     Scan,
     ScanId,
     Subscan,
-    pixel_major,
 )
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
+from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import is_finite, subscan_class
+from calib_gpu.store.pixel_arrays import PixelArrays, release
+from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
 from calib_gpu.stream import Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
+CHUNKS_BYTES: Final = 256 * 1024 * 1024
+"""Bound on the large chunks, compressed and decoded, that are in memory at a time; one is taken in any case."""
 MAX_HOT_COLD_SEPARATION_US: Final = 120_000_000
 
 
@@ -106,11 +111,24 @@ class DumpFlags:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads subscans of a group tile by tile with all workers; ``budget`` bounds the bytes of a tile."""
+    """Reads subscans of a group tile by tile with all workers.
+
+    ``budget`` bounds the bytes of a tile, ``arrays`` makes what outlives it.
+    """
 
     backend: Backend
     workers: Workers
     budget: int
+    arrays: PixelArrays
+
+    def laid_out(self, group: CountGroup) -> tuple[CountGroup, int]:
+        """The group, its counts in tile order where tiles would decode chunks more than once; bytes read for that."""
+        if not cuts_chunks(group, self.budget):
+            return group, 0
+        chunk_bytes = math.prod(group.counts.read_chunk) * group.counts.dtype.itemsize
+        parts = min(self.workers.count, max(1, CHUNKS_BYTES // (2 * chunk_bytes)))
+        counts, n_read = in_tile_order(group.counts, ScratchFile(self.arrays.folder), parts, self.workers.map)
+        return replace(group, counts=counts), n_read
 
     def _stats(self, group: CountGroup, sub: Subscan, r: slice, a: slice, **want: bool) -> tuple[DumpStats, int]:
         counts, n = read_tile(self.workers, group, sub.index, r, a)
@@ -134,6 +152,7 @@ class Reader:
             mean[:, r, a, k] = part.mean()
             if first is not None:
                 first[:, r, a, k] = part.first
+            release(mean[:, r, a, k], None if first is None else first[:, r, a, k])
             with lock:
                 flags[k].add(part)
             return n
@@ -146,7 +165,7 @@ class Reader:
     ) -> tuple[Floats, list[DumpFlags], int]:
         """One mean [C,R,A] of all subscans, weighted by valid samples; ``band`` [S,D,R,A] takes the band means."""
         c, d, n_r, n_a, _ = group.shape
-        mean = pixel_major((c, n_r, n_a))
+        mean = self.arrays.zeros((c, n_r, n_a))
         flags = [DumpFlags.zeros(d) for _ in subscans]
         lock = threading.Lock()
 
@@ -164,6 +183,7 @@ class Reader:
                     flags[k].add(part)
             with np.errstate(invalid="ignore", divide="ignore"):
                 np.divide(total, valid, out=total)
+            release(total)
             return read
 
         return mean, flags, sum(self.workers.map(task, self._cover(group)))
@@ -183,13 +203,13 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
     off = source.of_kind("OFF")
     use_mean = mode.off_is_mean or settings.tp_ref == "mean"
     c, _, n_r, n_a, _ = source.shape
-    mean = pixel_major((c, n_r, n_a, len(off)))
-    first = None if use_mean or source.shape[1] == 1 else pixel_major((c, n_r, n_a, len(off)))
+    mean = reader.arrays.zeros((c, n_r, n_a, len(off)))
+    first = None if use_mean or source.shape[1] == 1 else reader.arrays.zeros((c, n_r, n_a, len(off)))
     flags, read = reader.each(source, off, mean, first)
     kept = [k for k, f in enumerate(flags) if f.valid.any()]
     if len(kept) < len(off):
-        mean = mean[..., kept]
-        first = None if first is None else first[..., kept]
+        mean = _kept(mean, kept, reader.arrays)
+        first = None if first is None else _kept(first, kept, reader.arrays)
     one_dump = [dump_time(source, off[k], int(np.count_nonzero(flags[k].present))) for k in kept]
     n_valid = tuple(int(np.count_nonzero(flags[k].valid)) for k in kept)
     if not use_mean and any(n > 1 for n in n_valid):
@@ -202,8 +222,18 @@ def read_offs(scan: Scan, mode: Mode, settings: Settings, reader: Reader) -> tup
     return OffSpectra(index, mean, reference, whole if use_mean else tuple(one_dump), whole), read, warnings
 
 
+def _kept(spectra: Floats, kept: list[int], arrays: PixelArrays) -> Floats:
+    """Some of the OFFs of ``[C, R, A, O]``."""
+    out = arrays.zeros((*spectra.shape[:3], len(kept)))
+    for r, a in np.ndindex(spectra.shape[1:3]):
+        out[:, r, a] = spectra[:, r, a, kept]
+        release(out[:, r, a], spectra[:, r, a])
+    return out
+
+
 def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[LoadSet | None, int]:
     """Averaged loads of a ``calibration/`` group, and the bytes read; None if it has no valid HOT and COLD near each other."""
+    group, n_laid_out = reader.laid_out(group)
     hot_subscans, cold_subscans, sky_subscans = (group.of_kind(kind) for kind in ("HOT", "COLD", "SKY"))
     _, d, n_r, n_a, _ = group.shape
     band = np.empty((len(hot_subscans), d, n_r, n_a))
@@ -214,9 +244,10 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         for subscans, flags in ((hot_subscans, hot_flags), (cold_subscans, cold_flags))
     )
     if not near_each_other(seen_hot, seen_cold):
-        return None, n_hot + n_cold
+        return None, n_laid_out + n_hot + n_cold
     zero, n_zero = read_zero(group, reader)
     sky, _, n_sky = reader.together(group, sky_subscans) if sky_subscans else (None, [], 0)
+    group.counts.close()
     loads = LoadSet(
         scan, group.absolute_us(hot_subscans + cold_subscans), hot, cold, zero, sky,
         _load_temperature(group, "thot", hot_subscans), _load_temperature(group, "tcold", cold_subscans),
@@ -228,7 +259,7 @@ def read_load_set(scan: ScanId, group: CountGroup, reader: Reader) -> tuple[Load
         ),
         any(f.has_hole(s.n_dump) for s, f in zip((*hot_subscans, *cold_subscans), (*hot_flags, *cold_flags), strict=True)),
     )  # fmt: skip
-    return loads, n_hot + n_cold + n_zero + n_sky
+    return loads, n_laid_out + n_hot + n_cold + n_zero + n_sky
 
 
 def separation_us(hot: Sequence[Subscan], cold: Sequence[Subscan]) -> int | None:

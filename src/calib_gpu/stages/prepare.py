@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,13 @@ from calib_gpu.errors import NoReference
 from calib_gpu.modes import pair
 from calib_gpu.physics import loads as load_physics
 from calib_gpu.physics.atmosphere import airmass, transmission
-from calib_gpu.physics.calibration import combine, factor, system_temperature
+from calib_gpu.physics.calibration import combine, factor, radiometer_quantum, system_temperature
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Pairing, Receiver, Scan, Tile
 from calib_gpu.schema import Flag, ScanFlag
 from calib_gpu.settings import Settings
+from calib_gpu.stages.load import dump_time
 from calib_gpu.stages.resolve import ResolvedLoads
+from calib_gpu.store.pixel_arrays import release
 
 MAX_AIRMASS_DIFFERENCE = 0.01
 
@@ -38,13 +41,12 @@ class Factors:
     """The scan's maths, collapsed: T_A* = (on - ref) * factor / t_s, plus flags.
 
     ``pairing`` gives subscan numbers, ``slots`` [S_on,2] the positions of the references in ``offs``;
-    ``airmass`` and ``reference_airmass`` [S_on] are those of each ON and its reference. ``fixed`` is the factor
-    [C,R,A] where one load set serves the whole scan, else ``moving`` has the sets to interpolate between.
+    ``airmass`` and ``reference_airmass`` [S_on] are those of each ON and its reference. ``resolved`` has the loads:
+    the calibration where one set serves the whole scan, else the sets to interpolate between.
     """
 
     scan: Scan
-    bad: NDArray[np.bool_]
-    zero: Floats | float
+    resolved: ResolvedLoads
     rx: Receiver
     offs: OffSpectra
     pairing: Pairing
@@ -53,9 +55,14 @@ class Factors:
     reference_airmass: Floats
     tau_signal: Floats
     t_min: float
-    fixed: Floats | None
-    moving: ResolvedLoads | None
     scan_flags: int
+    precision_bits: int | None
+    bandwidth: float
+
+    @property
+    def bad(self) -> NDArray[np.bool_]:
+        """Bad channels ``[C, R, A]``."""
+        return self.resolved.calibration.bad
 
     def transmission(self, on: int) -> Floats:
         """Transmission of the signal band ``[C]`` along the line of sight of an ON subscan."""
@@ -84,20 +91,42 @@ class Factors:
         base = np.where(bad, np.uint16(Flag.BAD_CHANNEL), np.uint16(0))
         base |= np.where(np.isnan(ref), np.uint16(Flag.NO_REFERENCE), np.uint16(0))
         base |= np.where(opaque, np.uint16(Flag.OPAQUE), np.uint16(0))
-        level = np.moveaxis(self.zero[:, tile.r, tile.a], 0, -1) if isinstance(self.zero, np.ndarray) else self.zero
+        zero = self.resolved.calibration.zero
+        level = np.moveaxis(zero[:, tile.r, tile.a], 0, -1) if isinstance(zero, np.ndarray) else zero
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             t_sys = system_temperature(ref, level, k, t_s)
         t_sys = np.where((base == 0) & np.isfinite(t_sys), t_sys, np.nan)
         return TileFactors(through_sky, ref, base, t_sys)
 
+    def quantum(self, tile: Tile, t_sys: Floats, counts: NDArray[Any]) -> Floats:
+        """The power of two that T_A* of a tile is rounded to ``[R, A]``, K; 0 for none. ``counts`` are [R,A,C,D]."""
+        out = np.zeros(t_sys.shape[:2])
+        if self.precision_bits is None:
+            return out
+        source = self.scan.source
+        sub = source.subscans[tile.subscan]
+        for pixel in np.ndindex(out.shape):
+            # each pixel's own dumps: how the scan is cut into tiles changes nothing
+            t_dump = dump_time(source, sub, source.rule.dumps_present(counts[pixel]))
+            out[pixel] = radiometer_quantum(t_sys[pixel], self.bandwidth, t_dump, self.precision_bits)
+        return out
+
+    def release(self, tile: Tile) -> None:
+        """Let go of the memory that a tile used of arrays that lie in files."""
+        cal = self.resolved.calibration
+        sets = [v for s in self.resolved.loads.sets for v in (s.hot, s.cold)]
+        zero = [cal.zero] if isinstance(cal.zero, np.ndarray) else []
+        release(*(v[:, tile.r, tile.a] for v in (cal.gamma, *sets, *zero, self.offs.reference)))
+
     def _factor(self, tile: Tile) -> Floats:
         """Gamma / (C_h - C_c) ``[R, A, C]``, K/count, at the time of the ON subscan."""
-        if self.fixed is not None:
-            return np.moveaxis(self.fixed[:, tile.r, tile.a], 0, -1)
-        assert self.moving is not None
+        if len(self.resolved.loads.sets) == 1:
+            cal = self.resolved.calibration
+            of_tile = (np.moveaxis(v[:, tile.r, tile.a], 0, -1) for v in (cal.gamma, cal.hot, cal.cold))
+            return factor(*of_tile)
         source = self.scan.source
-        powers, weight = self.moving.powers_at(source.epoch_us + source.subscans[tile.subscan].time_us)
-        first, second = self.moving.loads.sets
+        powers, weight = self.resolved.powers_at(source.epoch_us + source.subscans[tile.subscan].time_us)
+        first, second = self.resolved.loads.sets
         out = np.empty((tile.r.stop - tile.r.start, tile.a.stop - tile.a.start, self.tau_signal.size))
         for i, j in np.ndindex(out.shape[:2]):
             pixel = (slice(None), tile.r.start + i, tile.a.start + j)
@@ -139,9 +168,6 @@ def prepare(
     settings: Settings,
 ) -> Factors:  # fmt: skip
     """Collapse the scan's maths into factors and references."""
-    cal = resolved.calibration
-    one_set = len(resolved.loads.sets) == 1
-    fixed = factor(cal.gamma, cal.hot, cal.cold) if one_set else None
     position = {index: k for k, index in enumerate(offs.index)}
     slots = np.array([[position[int(i)] for i in row] for row in pairing.ref], np.int64).reshape(-1, 2)
     x = on_airmass(scan, atmosphere, settings)
@@ -149,8 +175,8 @@ def prepare(
         (np.full_like(x, np.nan), 0) if atmosphere.status == "none" else _reference_airmass(scan, pairing, settings)
     )
     return Factors(
-        scan, cal.bad, cal.zero, rx, offs, pairing, slots, x, x_ref, atmosphere.tau_signal, settings.t_min, fixed,
-        None if one_set else resolved, flags,
+        scan, resolved, rx, offs, pairing, slots, x, x_ref, atmosphere.tau_signal, settings.t_min, flags,
+        settings.precision_bits, abs(scan.source.tuning.spacing) * settings.enbw,
     )  # fmt: skip
 
 

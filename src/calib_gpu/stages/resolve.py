@@ -13,10 +13,11 @@ from calib_gpu.backend.base import Backend, BadChannelRule
 from calib_gpu.errors import ConfigError, NoValidLoads
 from calib_gpu.physics import loads as physics
 from calib_gpu.physics.loads import LoadPowers, SidebandGains
-from calib_gpu.records import CountGroup, LoadCalibration, Loads, LoadSet, Receiver, Scan, pixel_major
+from calib_gpu.records import CountGroup, Floats, LoadCalibration, Loads, LoadSet, Receiver, Scan, pixel_major
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import GAIN_NOTATIONS, Settings
 from calib_gpu.stages.load import Reader, read_zero
+from calib_gpu.store.pixel_arrays import PixelArrays, release
 
 DEFAULT_GAINS = (0.5, 0.5)
 
@@ -138,21 +139,23 @@ def resolve(
     used: dict[str, Any] = {"value": "[C,R,A] counts", "from": origin}
     if zero is None:
         used = {"value": settings.zero_level, "from": settings.layer("zero_level")}
-    level = settings.zero_level if zero is None else np.where(np.isfinite(zero), zero, settings.zero_level)
+    level = settings.zero_level if zero is None else _filled(zero, settings.zero_level, reader.arrays)
     rule = bad_channel_rule(settings, scan.source.rule.saturation)
     powers, weight = powers_at(loads, scan.source.absolute_us(scan.source.of_kind("ON")), scan, rx)
     first, last = loads.sets[0], loads.sets[-1]
     hot, cold = first.hot, first.cold
     if len(loads.sets) == 2:
-        hot, cold = ((1.0 - weight) * a + weight * b for a, b in ((first.hot, last.hot), (first.cold, last.cold)))
-    calibration = calibrate_loads(hot, cold, level, powers, rx, rule, backend)
+        hot, cold = (
+            _between(*pair, weight, reader.arrays) for pair in ((first.hot, last.hot), (first.cold, last.cold))
+        )
+    calibration = calibrate_loads(hot, cold, level, powers, rx, rule, backend, reader.arrays)
     if len(loads.sets) == 2:
-        each = [
-            calibrate_loads(s.hot, s.cold, level, set_powers(s, scan.signal, scan.image, rx), rx, rule, backend)
-            for s in loads.sets
-        ]
+        either = np.zeros_like(calibration.bad)
+        for s in loads.sets:
+            own = set_powers(s, scan.signal, scan.image, rx)
+            either |= calibrate_loads(s.hot, s.cold, level, own, rx, rule, backend, reader.arrays).bad
         for r, a in np.ndindex(calibration.bad.shape[1:]):
-            calibration.bad[:, r, a] = physics.whole_if_mostly_bad(each[0].bad[:, r, a] | each[1].bad[:, r, a])
+            calibration.bad[:, r, a] = physics.whole_if_mostly_bad(either[:, r, a])
     if calibration.bad.all():
         raise NoValidLoads(
             "the loads leave no good channel in any pixel", array=f"{loads.sets[0].scan}/calibration",
@@ -164,24 +167,44 @@ def resolve(
 
 def calibrate_loads(
     hot: NDArray[np.float64], cold: NDArray[np.float64], zero: NDArray[np.float64] | float, powers: LoadPowers,
-    rx: Receiver, rule: BadChannelRule, backend: Backend,
+    rx: Receiver, rule: BadChannelRule, backend: Backend, arrays: PixelArrays,
 ) -> LoadCalibration:  # fmt: skip
     """Gain, gamma, T_rec and bad channels of all pixels ``[C, R, A]``, pixel by pixel."""
     shape = (hot.shape[0], hot.shape[1], hot.shape[2])
-    gain, gamma, trec, bad = pixel_major(shape), pixel_major(shape), pixel_major(shape), pixel_major(shape, bool)
+    gain, gamma, trec, bad = arrays.zeros(shape), arrays.zeros(shape), arrays.zeros(shape), pixel_major(shape, bool)
     calibration = LoadCalibration(hot, cold, gain, gamma, trec, bad, zero)
     for r, a in np.ndindex(shape[1:]):
         pixel = (slice(None), r, a)
         gain[pixel], gamma[pixel], trec[pixel], bad[pixel] = backend.load_calibration(
             hot[pixel], cold[pixel], calibration.zero_of(r, a), powers, *rx.gains.pixel(r, a), rx.eta_f, rule
         )
+        release(*(v[pixel] for v in (hot, cold, gain, gamma, trec)))
     return calibration
 
 
-def written_trec(calibration: LoadCalibration, scan: Scan, rx: Receiver, convention: str) -> NDArray[np.float64]:
-    """T_rec,DSB in the convention that is asked for; non-finite values become NaN."""
-    trec = np.where(np.isfinite(calibration.trec), calibration.trec, np.nan)
+def written_trec(
+    calibration: LoadCalibration, scan: Scan, rx: Receiver, convention: str, r: int, a: int
+) -> NDArray[np.float64]:
+    """T_rec,DSB of a pixel ``[C]`` in the convention that is asked for, K."""
+    trec = calibration.trec[:, r, a]
     if convention == "callen_welton":
-        for r, a in np.ndindex(trec.shape[1:]):
-            trec[:, r, a] -= physics.callen_welton_shift(scan.signal, scan.image, *rx.gains.pixel(r, a))
+        trec = trec - physics.callen_welton_shift(scan.signal, scan.image, *rx.gains.pixel(r, a))
     return trec
+
+
+def _filled(zero: Floats, level: float, arrays: PixelArrays) -> Floats:
+    """Zero levels ``[C, R, A]``, the setting's where one is missing."""
+    out = arrays.zeros(zero.shape)
+    for r, a in np.ndindex(zero.shape[1:]):
+        out[:, r, a] = np.where(np.isfinite(zero[:, r, a]), zero[:, r, a], level)
+        release(out[:, r, a], zero[:, r, a])
+    return out
+
+
+def _between(first: Floats, second: Floats, weight: float, arrays: PixelArrays) -> Floats:
+    """(1 - weight) first + weight second, ``[C, R, A]``."""
+    out = arrays.zeros(first.shape)
+    for r, a in np.ndindex(first.shape[1:]):
+        out[:, r, a] = (1.0 - weight) * first[:, r, a] + weight * second[:, r, a]
+        release(*(v[:, r, a] for v in (out, first, second)))
+    return out

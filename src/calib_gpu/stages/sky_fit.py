@@ -26,6 +26,7 @@ from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
 from calib_gpu.records import Bools, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
+from calib_gpu.store.pixel_arrays import release
 
 CLIP = 4.0 * 1.4826
 
@@ -70,7 +71,9 @@ class SkyFit:
         n_r, n_a = self.resolved.calibration.bad.shape[1:]
         fits = np.empty((n_r, n_a) if self.settings.pwv_scope == "per_pixel" else (0, 0), dtype=object)
         for r, a in np.ndindex(fits.shape):
-            fits[r, a] = fit_pwv(self._pixel_sums(r, a, keep), self.opacity, self.x, self.limits, self.backend.pwv_grid)
+            sums = self._no_sums()
+            self._add_pixel(sums, r, a, keep)
+            fits[r, a] = fit_pwv(sums, self.opacity, self.x, self.limits, self.backend.pwv_grid)
         return joint, each_off, fits
 
     def _joint_and_per_off(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit]]:
@@ -84,23 +87,27 @@ class SkyFit:
         each = [fit_from_grid(sums.off(o), opacity, x[o : o + 1], limits, grid, chi2[:, o]) for o in range(x.size)]
         return joint, each
 
+    def _no_sums(self) -> SkySums:
+        return SkySums.zeros(
+            self.x.size, self.scan.signal.size if self.opacity.bins is None else self.opacity.bins.size
+        )
+
     def _sums(self, keep: tuple[float, float, float] | None) -> SkySums:
         """Sums over all pixels, in their order."""
-        n = self.scan.signal.size if self.opacity.bins is None else self.opacity.bins.size
-        total = SkySums.zeros(self.x.size, n)
+        total = self._no_sums()
         for r, a in np.ndindex(self.resolved.calibration.bad.shape[1:]):
-            total.add(self._pixel_sums(r, a, keep))
+            self._add_pixel(total, r, a, keep)
         return total
 
-    def _pixel_sums(self, r: int, a: int, keep: tuple[float, float, float] | None) -> SkySums:
-        """Sums of one pixel; ``keep`` (PWV, centre, half width) leaves out residuals outside."""
+    def _add_pixel(self, sums: SkySums, r: int, a: int, keep: tuple[float, float, float] | None) -> None:
+        """Add one pixel; ``keep`` (PWV, centre, half width) leaves out residuals outside."""
         data = self._pixel(r, a)
         bad = data.bad
         if keep is not None:
             residual = residuals(data.observed, data.model, self.opacity, self.x, keep[0])
             with np.errstate(invalid="ignore"):
                 bad = bad | ~(np.abs(residual - keep[1]) <= keep[2])
-        return self.backend.sky_sums(data.observed, bad, data.model, data.weights)
+        self.backend.sky_sums(sums, data.observed, bad, data.model, data.weights)
 
     def _clip_limits(self, pwv: float) -> tuple[float, float, float]:
         """PWV, median and 4 robust sigma of the residuals of the joint fit, over all pixels, OFFs and channels."""
@@ -134,6 +141,7 @@ class SkyFit:
             off, hot, cold, zero, bad = binned(off), binned(hot), binned(cold), binned(zero), count == 0.0
             gain = (hot - cold) / mean(load_contrast(powers, *gains))
         observed = sky_signal(off, hot, gain)
+        release(self.offs.mean[:, r, a], *(v[:, r, a] for v in (cal.hot, cal.cold, cal.gain)))
         weights = None
         if self.settings.fit_weights == "radiometer":
             loads = self.resolved.loads.sets[0]

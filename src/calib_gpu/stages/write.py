@@ -19,6 +19,7 @@ from calib_gpu.stages.load import dump_time
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, written_trec
 from calib_gpu.store.l1 import ScanWriter
+from calib_gpu.store.pixel_arrays import release
 
 TA_SCALE = "ssb_line"
 T_SYS_CONVENTION = "ssb_ta_star"
@@ -27,12 +28,20 @@ T_SYS_CONVENTION = "ssb_ta_star"
 def write_loads(writer: ScanWriter, scan: Scan, resolved: ResolvedLoads, rx: Receiver, settings: Settings) -> None:
     """The load products: gamma, gain, trec, bad_channels ``[C, R, A]``."""
     cal = resolved.calibration
-    pixel = ("C", "R", "A")
-    writer.write("gamma", np.where(np.isfinite(cal.gamma), cal.gamma, np.nan), pixel)
-    writer.write("gain", np.where(np.isfinite(cal.gain), cal.gain, np.nan), pixel)
+
+    def finite(values: Floats) -> Floats:
+        out = np.where(np.isfinite(values), values, np.nan)
+        release(values)
+        return out
+
     convention = {"trec_kind": "dsb", "trec_convention": settings.trec_convention}
-    writer.write("trec", written_trec(cal, scan, rx, settings.trec_convention), pixel, convention)
-    writer.write("bad_channels", cal.bad, pixel)
+    writer.write_pixels("gamma", lambda r, a: finite(cal.gamma[:, r, a]))
+    writer.write_pixels("gain", lambda r, a: finite(cal.gain[:, r, a]))
+    writer.write_pixels(
+        "trec", lambda r, a: finite(written_trec(cal, scan, rx, settings.trec_convention, r, a)), convention
+    )
+    writer.write_pixels("bad_channels", lambda r, a: cal.bad[:, r, a])
+    release(cal.trec)
 
 
 def exposures(factors: Factors, offs: OffSpectra, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -12,19 +12,19 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
-from calib_gpu.store import codecs
+from calib_gpu.records import Region
+from calib_gpu.store import codecs, small_chunks
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
-
-Region = tuple[slice, ...]
 
 MAX_VALUES_BYTES: Final = 1 << 30
 MAX_STRING_BYTES: Final = 1 << 24
@@ -32,20 +32,26 @@ _ABSENT: Final = 2**64 - 1
 
 
 class Scratch(threading.local):
-    """Reusable byte buffers of a thread, by name; they grow to the largest size that was asked for."""
+    """Reusable byte buffers of a thread, by name; they grow to the largest size that was asked for.
 
-    def __init__(self) -> None:
-        self.buffers: dict[str, NDArray[np.uint8]] = {}
+    Buffers of more than ``keep`` bytes are not held for the next time.
+    """
+
+    def __init__(self, keep: int = 1 << 62) -> None:
+        self.keep, self.buffers = keep, dict[str, NDArray[np.uint8]]()
 
     def get(self, name: str, size: int) -> NDArray[np.uint8]:
         """A buffer of exactly ``size`` bytes; its content is undefined."""
         held = self.buffers.get(name)
         if held is None or held.size < size:
-            held = self.buffers[name] = np.empty(size, np.uint8)
+            held = np.empty(size, np.uint8)
+            if size <= self.keep:
+                self.buffers[name] = held
         return held[:size]
 
 
-_scratch = Scratch()
+KEEP_BYTES: Final = 16 * 1024 * 1024
+_scratch = Scratch(KEEP_BYTES)
 
 
 class ChunkedArray:
@@ -59,11 +65,15 @@ class ChunkedArray:
         Name used in errors, e.g. ``source/data_5d``.
     absent_is_fill
         Whether a chunk without a file means its fill value (else it is an error).
+    held
+        Files of the folder that were read before, by name.
     """
 
-    def __init__(self, path: Path, label: str, *, absent_is_fill: bool) -> None:
-        self.path, self.label, self.absent_is_fill = path, label, absent_is_fill
-        self.meta: ArrayMeta = array_meta(path)
+    def __init__(
+        self, path: Path, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
+        self.path, self.label, self.absent_is_fill, self._held = path, label, absent_is_fill, held
+        self.meta: ArrayMeta = array_meta(path, held)
         self._indices: dict[str, NDArray[np.uint64] | None] = {}
         self._zarr: Any = None
 
@@ -93,6 +103,9 @@ class ChunkedArray:
         """
         if self.meta.layout is None:
             return self._read_with_zarr(region, out)
+        row = None if self.meta.is_string else small_chunks.row_axis(self.meta.layout, region, out)
+        if row is not None:
+            return small_chunks.read_rows(self.path, self.meta.layout, row, region, out, self._decode_whole)
         total = 0
         inner = self.meta.layout.inner
         for coords in _overlapping(region, inner):
@@ -108,6 +121,9 @@ class ChunkedArray:
             total += self._decode_into(self.meta.layout, coords, part, out[(*target, ...)])  # type: ignore[arg-type]  # ... keeps 0-d a view
         return total
 
+    def close(self) -> None:
+        """Nothing is held beside the store."""
+
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
         region = tuple(slice(0, n) for n in self.shape)
@@ -121,6 +137,10 @@ class ChunkedArray:
         return out
 
     # --- direct decoding
+
+    def _decode_whole(self, coords: tuple[int, ...], out: NDArray[Any]) -> int:
+        assert self.meta.layout is not None
+        return self._decode_into(self.meta.layout, coords, tuple(slice(0, n) for n in self.meta.layout.inner), out)
 
     def _decode_into(self, layout: Layout, coords: tuple[int, ...], part: Region, out: NDArray[Any]) -> int:
         raw, name = self._chunk_bytes(layout, coords)
@@ -189,7 +209,7 @@ class ChunkedArray:
     def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
         if not layout.sharded:
             name = layout.key(coords)
-            return self._file_bytes(name), name
+            return memoryview(self._held[name]) if name in self._held else self._file_bytes(name), name
         per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
         shard = tuple(c // n for c, n in zip(coords, per_shard, strict=True))
         within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))

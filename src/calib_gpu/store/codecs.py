@@ -6,17 +6,26 @@ Only codecs on the list below are run; each checks the decoded size before or wh
 from __future__ import annotations
 
 import gzip
+import threading
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import google_crc32c
 import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 Buffer = bytes | memoryview
+
+BLOSC_BLOCK_BYTES: Final = 256 * 1024
+"""By measurement: zstd behind a bit shuffle is a third faster than on blosc's own choice, lz4 does not care."""
+
+SMALL_BYTES: Final = 32 * 1024
+"""Decoded size up to which a chunk is small: there the calls cost more than the bytes."""
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
@@ -46,8 +55,31 @@ def zstd_content_size(frame: Buffer) -> int | None:
     return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
 
 
+class _Decoder(threading.local):
+    """A zstd decoder for each thread: for small chunks making one takes longer than decoding."""
+
+    def __init__(self) -> None:
+        self.zstd = zstandard.ZstdDecompressor()
+
+
+_decoder: Final = _Decoder()
+
+
+def decode_small_zstd(data: Buffer) -> bytes:
+    """The content of one frame that declares its size; :class:`zstandard.ZstdError` for anything else."""
+    return _decoder.zstd.decompress(data, allow_extra_data=False)
+
+
 def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
-    _check_size(zstd_content_size(data), out.nbytes)
+    size = zstd_content_size(data)
+    _check_size(size, out.nbytes)
+    if size is not None and size <= SMALL_BYTES:
+        try:
+            out[:] = np.frombuffer(decode_small_zstd(data), np.uint8)
+        except zstandard.ZstdError:
+            pass  # several frames, or damage: below it shows
+        else:
+            return
     numcodecs.zstd.decompress(data, out)  # bounded by out, also where the frame does not declare its size
 
 
@@ -121,6 +153,37 @@ def supported(chain: tuple[str, ...]) -> bool:
     while names and names[-1] == "crc32c":
         names.pop()
     return not names or (len(names) == 1 and names[0] in DECODERS)
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """How chunks are written: ``zstd``, or ``blosc_zstd`` or ``blosc_lz4`` (bits shuffled first); all with a checksum."""
+
+    name: str = "zstd"
+    level: int = -1
+
+    @property
+    def _blosc_level(self) -> int:
+        return min(max(self.level, 1), 9)
+
+    def encode(self, chunk: Any) -> bytes:
+        """The bytes of a C-contiguous chunk; blosc has no checksum of its own, so that a crc32c follows."""
+        if self.name == "zstd":
+            return encode_zstd(chunk, self.level)
+        name = self.name.removeprefix("blosc_")
+        shuffle, block = numcodecs.blosc.BITSHUFFLE, BLOSC_BLOCK_BYTES
+        frame: bytes = numcodecs.blosc.compress(chunk, name.encode(), self._blosc_level, shuffle, block)
+        return frame + crc32c(frame).to_bytes(4, "little")
+
+    def documents(self, itemsize: int) -> list[dict[str, Any]]:
+        """The codecs of the Zarr document that undo it, for items of so many bytes."""
+        if self.name == "zstd":
+            return [{"name": "zstd", "configuration": {"level": self.level, "checksum": True}}]
+        how = {
+            "cname": self.name.removeprefix("blosc_"), "clevel": self._blosc_level, "shuffle": "bitshuffle",
+            "typesize": itemsize, "blocksize": BLOSC_BLOCK_BYTES,
+        }  # fmt: skip
+        return [{"name": "blosc", "configuration": how}, {"name": "crc32c"}]
 
 
 def encode_zstd(data: Any, level: int) -> bytes:

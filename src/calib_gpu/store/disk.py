@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import re
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -106,6 +109,58 @@ def write_file(path: Path, data: bytes) -> tuple[int, int]:
         file.abandon()
         raise
     return file.close()
+
+
+class ScratchFile:
+    """A file without a name, written and read at any place by any thread; it vanishes when it is closed or forgotten.
+
+    ``folder`` is where it lies; None: where the system keeps temporary files.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir())
+        try:
+            self._handle, name = tempfile.mkstemp(dir=folder)
+            os.unlink(name)
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+        self._close = weakref.finalize(self, os.close, self._handle)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write all of ``data`` at ``offset``."""
+        view = data.cast("B")
+        try:
+            while view:
+                n = os.pwrite(self._handle, view, offset)
+                view, offset = view[n:], offset + n
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+
+    def read(self, offset: int, out: memoryview) -> None:
+        """Fill ``out`` with what was written at ``offset``."""
+        try:
+            while out:
+                n = os.preadv(self._handle, [out], offset)
+                if n == 0:
+                    raise OSError(errno.EIO, "a scratch file ends too early")
+                out, offset = out[n:], offset + n
+        except OSError as error:
+            raise _cannot(self._folder, error) from None
+
+    def close(self) -> None:
+        """Give the space back; it must not be used any more."""
+        self._close()
+        self._handle = -1
+
+
+def map_scratch(folder: Path, size: int) -> mmap.mmap:
+    """A zeroed file without a name, in memory as far as it is used; its space is reserved, so that writing cannot fail."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise _cannot(folder, error) from None
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib_gpu.store.codecs import Compressor
+
 
 def dump_json(doc: dict[str, Any]) -> bytes:
     """Strict JSON bytes: no NaN, keys in the order given."""
@@ -37,15 +39,16 @@ def array_document(
     *,
     inner: tuple[int, ...] | None = None,
     fill_value: Any = None,
-    level: int = -1,
+    compressor: Compressor,
 ) -> dict[str, Any]:
-    """``zarr.json`` of an array: bytes (or vlen-utf8) + zstd with checksum, sharded where ``inner`` is given."""
+    """``zarr.json`` of an array: bytes (or vlen-utf8) + compressor with checksum, sharded where ``inner`` is given."""
     serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if dtype == "string":
         serializer = {"name": "vlen-utf8", "configuration": {}}
     elif dtype == "bool" or np.dtype(dtype).itemsize == 1:
         serializer = {"name": "bytes"}
-    chain: list[dict[str, Any]] = [serializer, {"name": "zstd", "configuration": {"level": level, "checksum": True}}]
+    itemsize = 1 if dtype == "string" else np.dtype(dtype).itemsize
+    chain: list[dict[str, Any]] = [serializer, *compressor.documents(itemsize)]
     if inner is not None:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {"chunk_shape": list(inner), "codecs": chain, "index_codecs": index, "index_location": "end"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -12,11 +11,11 @@ from calib_gpu import schema
 from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.group_files import GroupFiles
 from calib_gpu.store.l0_group import GroupReader, subscan_class, texts
 from calib_gpu.store.metadata import group_attrs, has_array, node_kind
 
 SCAN_NAME: Final = re.compile(r"scan_(\d{6,9})")
-DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
 BAND_NAME: Final = re.compile(r"band_[A-Za-z0-9._-]{1,60}")
 
 
@@ -31,6 +30,7 @@ class L0Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._digests: dict[tuple[str, str], str] = {}
         if not os.access(path, os.R_OK | os.X_OK) or not self.path.is_dir():
             what = (
                 "cannot be read" if self.path.is_dir() else "is a file" if self.path.is_file() else "no such directory"
@@ -82,7 +82,9 @@ class L0Store:
     def group(self, scan: ScanId, name: str) -> CountGroup:
         """Metadata of ``source`` or ``calibration``: every small array is read, the counts are opened."""
         table = schema.L0_SOURCE if name == "source" else schema.L0_CALIBRATION
-        return GroupReader(self.path / scan.path / name, name, table, self.scan_attrs(scan)).read()
+        reader = GroupReader(self.path / scan.path / name, name, table, self.scan_attrs(scan))
+        self._digests[scan.path, name] = reader.files.digest
+        return reader.read()
 
     def subscan_classes(self, scan: ScanId, group: str) -> list[str] | None:
         """The sobsmode strings of ``source`` or ``calibration``, cleaned; None if the array is missing.
@@ -98,9 +100,12 @@ class L0Store:
     def input_digest(self, scan: str, group: str) -> str:
         """sha256 over a group's metadata, its small arrays, and name and size of every file of its counts.
 
-        It sees any change of metadata, times or layout; the bytes of the counts are not read for it.
+        It sees any change of metadata, times or layout; the bytes of the counts are not read for it. It is that of what
+        :meth:`group` read, where that was called.
         """
-        return tree_digest(self.path / scan / group, sizes_only="data_5d")
+        if (scan, group) not in self._digests:
+            self._digests[scan, group] = GroupFiles(self.path / scan / group, counts="data_5d").digest
+        return self._digests[scan, group]
 
 
 def _is_group(path: Path) -> bool:
@@ -108,24 +113,3 @@ def _is_group(path: Path) -> bool:
         return node_kind(path) == "group"
     except Unreadable:
         return True  # let the reader name the damage
-
-
-def tree_digest(folder: Path, sizes_only: str = "") -> str:
-    """sha256 over names, sizes and bytes of all files below a folder.
-
-    Of the chunks in a folder of the name ``sizes_only`` the bytes are left out.
-    """
-    digest, top = hashlib.sha256(), len(str(folder)) + 1
-    try:
-        for root, dirs, names in os.walk(folder):
-            dirs.sort()
-            counts = bool(sizes_only) and sizes_only in root[top:].split(os.sep)
-            for name in sorted(names):
-                path = f"{root}/{name}"
-                digest.update(f"{path[top:]} {os.stat(path).st_size}\n".encode())
-                if not counts or name in DOCUMENTS:
-                    with open(path, "rb") as file:
-                        digest.update(file.read())
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
-    return digest.hexdigest()

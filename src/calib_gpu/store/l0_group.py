@@ -15,6 +15,7 @@ from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Subscan, Tuning
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.group_files import GroupFiles
 from calib_gpu.store.metadata import group_attrs, has_array
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -60,7 +61,8 @@ class GroupReader:
 
     def __init__(self, path: Path, name: str, table: tuple[schema.Array, ...], scan_attrs: Mapping[str, Any]) -> None:
         self.path, self.name, self.table = path, name, table
-        self.attrs = {**scan_attrs, **group_attrs(path)}
+        self.files = GroupFiles(path, counts="data_5d")
+        self.attrs = {**scan_attrs, **group_attrs(path, self.files.of())}
 
     def read(self) -> CountGroup:
         """The group; a :class:`calib_gpu.errors.ScanFailure` names array, value and rule of what is wrong."""
@@ -120,11 +122,12 @@ class GroupReader:
 
     def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
         label = self._label(row.name)
-        if not has_array(self.path / row.name):
+        held = self.files.of(row.name)
+        if not held and not has_array(self.path / row.name):
             if row.required:
                 raise MissingValue("required array is missing", array=label, rule=row.meaning)
             return None
-        values = ChunkedArray(self.path / row.name, label, absent_is_fill=True).values()
+        values = ChunkedArray(self.path / row.name, label, absent_is_fill=True, held=held).values()
         wanted = [tuple(sizes[axis] for axis in order) for order in row.axes]
         scalar = values.shape == () and ("S",) in row.axes and row.name not in PER_SUBSCAN
         if values.shape not in wanted and not scalar:

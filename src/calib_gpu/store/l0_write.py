@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from calib_gpu import schema
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
+from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.documents import array_document, chunk_key, dump_json
 from calib_gpu.store.shards import MAX_SHARD_BYTES, ShardWriter
 from calib_gpu.store.small import write_array, write_group
@@ -20,7 +21,7 @@ from calib_gpu.store.small import write_array, write_group
 FORMAT: Final = "l0-heterodyne"
 FORMAT_VERSION: Final = "1.0"
 CHUNK_CHANNELS: Final = 4096
-LEVEL: Final = 1
+COMPRESSOR: Final = Compressor("zstd", 1)
 
 
 class L0Writer:
@@ -57,7 +58,7 @@ class L0Writer:
             axes = next(o for o in table[key].axes if tuple(sizes[x] for x in o) == values.shape)
             row = table[key]
             about = {"units": row.unit, "long_name": row.meaning} if row.unit else {"long_name": row.meaning}
-            write_array(folder / key, values, axes, about, LEVEL)
+            write_array(folder / key, values, axes, about, COMPRESSOR)
         return CountsWriter(folder / "data_5d", shape, np.dtype(dtype), dict(attrs or {}))
 
 
@@ -82,7 +83,7 @@ class CountsWriter:
         shard = (self.n_inner * self.channels, d, 1, 1, self.block)
         doc = array_document(
             shape, dtype.name, shard, schema.COUNT_AXES, {"units": "counts", **attrs},
-            inner=(self.channels, d, 1, 1, 1), fill_value=missing, level=LEVEL,
+            inner=(self.channels, d, 1, 1, 1), fill_value=missing, compressor=COMPRESSOR,
         )  # fmt: skip
         disk.write_file(folder / "zarr.json", dump_json(doc))
 
@@ -95,7 +96,7 @@ class CountsWriter:
     def open(self, r: int, a: int, subscans: range) -> PixelShard:
         """Start the shard of one of :meth:`blocks`."""
         key = chunk_key(0, 0, r, a, subscans.start // self.block)
-        return PixelShard(self, ShardWriter(self.folder / key, (self.n_inner, 1, 1, 1, self.block), LEVEL))
+        return PixelShard(self, ShardWriter(self.folder / key, (self.n_inner, 1, 1, 1, self.block), COMPRESSOR))
 
     def write_all(self, counts: NDArray[Any]) -> None:
         """Write a whole array ``[C, D, R, A, S]`` that is in memory."""

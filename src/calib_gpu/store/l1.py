@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from calib_gpu import schema
 from calib_gpu.store import disk
+from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.documents import array_document, chunk_key, dump_json, group_document, sealed
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
 from calib_gpu.store.small import write_array
@@ -43,12 +44,17 @@ class ScanWriter:
         (C, D, R, A, S_on).
     dtype
         Type of the spectra: float64 or float32.
+    compressor
+        How the spectra are written.
     level
-        zstd level.
+        zstd level of everything else.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int, int], dtype: str, level: int) -> None:
-        self.folder, self.shape, self.dtype, self.level = folder, shape, np.dtype(dtype), level
+    def __init__(
+        self, folder: Path, shape: tuple[int, int, int, int, int], dtype: str, compressor: Compressor, level: int = -1
+    ) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
+        self.compressor, self.plain = compressor, Compressor("zstd", level)
         c, d, r, a, _ = shape
         self.dump_block = dump_block(c, d, self.dtype.itemsize)
         self.n_block = -(-d // self.dump_block)
@@ -77,32 +83,40 @@ class ScanWriter:
     def write(
         self, name: str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any] | None = None
     ) -> None:
-        """Write an array whole: one chunk, or one inner chunk a pixel for ``[C, R, A]``."""
+        """Write an array whole, as one chunk."""
         row = ROWS[name]
-        if axes != ("C", "R", "A"):
-            typed = values.astype(object if row.dtype == "str" else row.dtype)
-            files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.level)
-            for file, entry in files.items():
-                self.record(f"{name}/{file}", entry)
-            return
-        self._document(name, values.shape, row.dtype, values.shape, axes, (values.shape[0], 1, 1), attributes)
+        typed = values.astype(object if row.dtype == "str" else row.dtype)
+        files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.plain)
+        for file, entry in files.items():
+            self.record(f"{name}/{file}", entry)
+
+    def write_pixels(
+        self, name: str, values: Callable[[int, int], NDArray[Any]], attributes: dict[str, Any] | None = None
+    ) -> None:
+        """Write an array ``[C, R, A]``, one inner chunk a pixel; ``values(r, a)`` gives the ``[C]`` of one."""
+        row, (c, _, n_r, n_a, _) = ROWS[name], self.shape
+        shape = (c, n_r, n_a)
+        self._document(name, shape, row.dtype, shape, ("C", "R", "A"), (c, 1, 1), attributes)
         key = f"{name}/{chunk_key(0, 0, 0)}"
-        shard = ShardWriter(self.folder / key, (1, *values.shape[1:]), self.level)
+        shard = ShardWriter(self.folder / key, (1, n_r, n_a), self.plain)
         try:
-            for r, a in np.ndindex(values.shape[1:]):
-                shard.append((0, r, a), np.ascontiguousarray(values[:, r, a], dtype=row.dtype))
+            for r, a in np.ndindex(n_r, n_a):
+                shard.append((0, r, a), np.ascontiguousarray(values(r, a), dtype=row.dtype))
             self.record(key, shard.close())
         except BaseException:
             shard.abandon()
             raise
 
-    def write_streamed_documents(self, *, corrected: bool) -> None:
-        """The metadata of spectra, flags and T_sys; ``corrected`` tells whether the transmission was divided out."""
+    def write_streamed_documents(self, *, corrected: bool, bits: int | None = None) -> None:
+        """The metadata of spectra, flags and T_sys.
+
+        ``corrected`` tells whether the transmission was divided out, ``bits`` how many bits are kept below the noise.
+        """
         c, d, r, a, n_on = self.shape
         step_r, step_a = self.pixels
         for name, dtype in (("spectra", self.dtype.name), ("flags", "uint16")):
             chunk = (c, self.n_block * self.dump_block, step_r, step_a, 1)
-            extra = flag_attributes() if name == "flags" else {} if corrected else {"long_name": UNCORRECTED}
+            extra = flag_attributes() if name == "flags" else _spectra_attributes(corrected, bits)
             self._document(
                 name, (c, d, r, a, n_on), dtype, chunk, schema.COUNT_AXES, (c, self.dump_block, 1, 1, 1), extra
             )
@@ -119,7 +133,8 @@ class ScanWriter:
         coords = [n for n in schema.L1_COORDINATES if n != name and any(set(o) <= dims for o in ROWS[n].axes)]
         if name in ("spectra", "flags", "t_sys"):
             attrs["coordinates"] = " ".join(coords)
-        doc = array_document(shape, dtype, chunk, axes, attrs, inner=inner, level=self.level)
+        compressor = self.compressor if name == "spectra" else self.plain
+        doc = array_document(shape, dtype, chunk, axes, attrs, inner=inner, compressor=compressor)
         key = f"{name}/zarr.json"
         self.record(key, disk.write_file(self.folder / key, dump_json(doc)))
 
@@ -138,6 +153,14 @@ def _attributes(name: str, more: dict[str, Any] | None) -> dict[str, Any]:
     """Attributes of an array: its row of the table, and what is given besides."""
     row = ROWS[name]
     return {"long_name": row.meaning, **({"units": row.unit} if row.unit else {}), **(more or {})}
+
+
+def _spectra_attributes(corrected: bool, bits: int | None) -> dict[str, Any]:
+    attributes = {} if corrected else {"long_name": UNCORRECTED}
+    if bits is not None:
+        rule = f"rounded to multiples of quantum[R,A,S], a power of two <= 2^-{bits} of the radiometer noise of a dump"
+        attributes["precision"] = rule
+    return attributes
 
 
 def flag_attributes() -> dict[str, Any]:
@@ -167,7 +190,8 @@ class LaneWriter:
         self._shards: dict[str, ShardWriter] = {}
         try:
             for name, key in self._keys.items():
-                self._shards[name] = ShardWriter(scan.folder / key, grids[name], scan.level)
+                compressor = scan.compressor if name == "spectra" else scan.plain
+                self._shards[name] = ShardWriter(scan.folder / key, grids[name], compressor)
         except BaseException:
             self.abandon()
             raise

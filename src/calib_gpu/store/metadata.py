@@ -8,8 +8,10 @@ import math
 import os
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -50,6 +52,12 @@ class Layout:
             parts.insert(0, self.key_prefix)
         return self.separator.join(parts) if parts else "0"
 
+    def key_around(self, coords: tuple[int, ...], axis: int) -> tuple[str, str]:
+        """What stands before and behind the number of one axis in the file names of a row of chunks."""
+        before, behind = (str(c) for c in coords[:axis]), (str(c) for c in coords[axis + 1 :])
+        head = [self.key_prefix] if self.key_prefix else []
+        return self.separator.join([*head, *before, ""]), self.separator.join(["", *behind])
+
 
 @dataclass(frozen=True)
 class ArrayMeta:
@@ -64,13 +72,14 @@ class ArrayMeta:
     layout: Layout | None
 
 
-def read_json(path: Path) -> Any:
-    """A JSON document as an object; :class:`Unreadable` names the file."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+def read_json(path: Path, raw: bytes | None = None) -> Any:
+    """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
+    if raw is None:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_DOCUMENT_BYTES + 1)
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise Unreadable("metadata document too large", array=str(path), rule=f"<= {MAX_DOCUMENT_BYTES} bytes")
     try:
@@ -105,24 +114,24 @@ def _node_kind(path: Path) -> str:
     return "group" if (path / ".zgroup").is_file() else ""
 
 
-def group_attrs(path: Path) -> dict[str, Any]:
-    """Attributes of a group, v3 or v2."""
+def group_attrs(path: Path, held: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, Any]:
+    """Attributes of a group, v3 or v2; ``held`` are its files that were read before."""
     document = path / "zarr.json"
-    if document.is_file():
-        attrs = read_json(document).get("attributes") or {}
+    if "zarr.json" in held or document.is_file():
+        attrs = read_json(document, held.get("zarr.json")).get("attributes") or {}
         if not isinstance(attrs, dict):
             raise Unreadable("attributes are not a JSON object", array=str(document))
         return attrs
     return dict(read_json(path / ".zattrs")) if (path / ".zattrs").is_file() else {}
 
 
-def array_meta(path: Path) -> ArrayMeta:
-    """Metadata of the array in folder ``path``."""
-    version_3 = (path / "zarr.json").is_file()
+def array_meta(path: Path, held: Mapping[str, bytes] = MappingProxyType({})) -> ArrayMeta:
+    """Metadata of the array in folder ``path``; ``held`` are its files that were read before."""
+    version_3 = "zarr.json" in held or (path / "zarr.json").is_file()
     document = path / ("zarr.json" if version_3 else ".zarray")
     try:
         if version_3:
-            found = read_json(document)
+            found = read_json(document, held.get("zarr.json"))
             if found.get("node_type") != "array":
                 raise ValueError(f"node_type {found.get('node_type')!r} where an array is expected")
             return _parse_v3(found)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.store import codecs
+from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.disk import OutputFile
 
 MAX_SHARD_BYTES: Final = 256 * 1024 * 1024
@@ -25,18 +26,18 @@ class ShardWriter:
         File of the shard.
     grid
         Number of inner chunks per axis; chunks never appended are marked absent.
-    level
-        zstd level.
+    compressor
+        How the inner chunks are written.
     """
 
-    def __init__(self, path: Path, grid: tuple[int, ...], level: int) -> None:
+    def __init__(self, path: Path, grid: tuple[int, ...], compressor: Compressor) -> None:
         self._file = OutputFile(path)
         self._index = np.full((*grid, 2), _ABSENT, dtype="<u8")
-        self._level = level
+        self._compressor = compressor
 
     def append(self, where: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Encode one inner chunk (C-contiguous, full inner shape) and write it."""
-        self.append_encoded(where, codecs.encode_zstd(chunk, self._level))
+        self.append_encoded(where, self._compressor.encode(chunk))
 
     def append_encoded(self, where: tuple[int, ...], data: bytes) -> None:
         """Write one inner chunk that is encoded already."""

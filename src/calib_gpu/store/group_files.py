@@ -1,0 +1,86 @@
+"""The small files of a group, read once: its metadata, its small arrays, and the digest of them all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from calib_gpu.errors import Unreadable
+
+DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""Larger files are digested block by block and not held."""
+
+
+class GroupFiles:
+    """Files below a folder, by the folder (array) that they lie in; of ``counts`` only the documents are read.
+
+    ``digest`` is the sha256 over names, sizes and bytes of all files; of the chunks of ``counts`` the bytes are left out.
+
+    Raises
+    ------
+    Unreadable
+        A file cannot be read, or is no regular file.
+    """
+
+    def __init__(self, folder: Path, counts: str = "") -> None:
+        self._held: dict[str, dict[str, bytes]] = {}
+        digest, top = hashlib.sha256(), len(str(folder)) + 1
+        try:
+            for path, size in _walk(str(folder)):
+                relative = path[top:]
+                digest.update(f"{relative} {size}\n".encode())
+                array, _, name = relative.partition("/") if "/" in relative else ("", "", relative)
+                if array == counts and counts and os.path.basename(name) not in DOCUMENTS:
+                    continue
+                raw = _read(path, size, digest)
+                if raw is not None:
+                    self._held.setdefault(array, {})[name] = raw
+        except OSError as error:
+            if isinstance(error, Unreadable):
+                raise
+            raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
+        self.digest = digest.hexdigest()
+
+    def of(self, array: str = "") -> Mapping[str, bytes]:
+        """Files of an array by their names below its folder; without a name those of the group itself."""
+        return self._held.get(array, {})
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+    """Path and size of all files, those of a folder before its folders, by name."""
+    folders = []
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if entry.is_dir():
+            folders.append(entry.path)
+        else:
+            yield entry.path, entry.stat().st_size
+    for path in folders:
+        yield from _walk(path)
+
+
+def _read(path: str, size: int, digest: Any) -> bytes | None:
+    """Add a file to the digest; its bytes, None if they are too many to be held."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Unreadable("not a regular file", array=path)
+        if size <= HELD_BYTES:
+            raw = os.read(handle, size + 1)
+            if len(raw) <= size:
+                digest.update(raw)
+                return raw
+        while block := os.read(handle, 1 << 20):
+            digest.update(block)
+    finally:
+        os.close(handle)
+    return None
+
+
+def tree_digest(folder: Path) -> str:
+    """sha256 over names, sizes and bytes of all files below a folder."""
+    return GroupFiles(folder).digest
