@@ -93,6 +93,7 @@ function skyFigures(record, width) {
     made.plot.append(node("line", { class: "zero", x1: made.box.x, x2: made.box.x + made.box.w, y1: made.y(0), y2: made.y(0) }));
     out.push(figure("Residual of S_H", made.svg, "The same for S_H and T'_sky. Structure over the band: T_atm, eta_f or the opacity table."));
   }
+  if (!sky.transmission) return [...out, figure("Transmission", nothing("no atmosphere was used: not corrected for it"), "")];
   const values = unpack(sky.transmission), m = sky.transmission.n;
   const both = [[rowOf(values, m, 0), "k0"]], names = [["k0", "signal band"]];
   if (rowOf(values, m, 1).some(Number.isFinite)) { both.push([rowOf(values, m, 1), "k1"]); names.push(["k1", "image band, at the same channel"]); }
