@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.pipeline import Progress, RunReport, calibrate
+from calib_gpu.qa.report import write_report
 from calib_gpu.records import ScanId
 from calib_gpu.settings import Settings
 from calib_gpu.simulate import Truth, expected_spectra, realistic, simulate, truth_path
@@ -19,6 +20,7 @@ from calib_gpu.store.metadata import group_attrs
 from calib_gpu.store.publish import run_folder
 
 STORES: Final = ("night.zarr", "calibrated.zarr")
+PAGE: Final = "report.html"
 PRESETS: Final = ("tiny", "S", "M")
 MARK: Final = ".calib-gpu-demo"
 """File that marks a folder of the demo: only in such a folder anything is replaced."""
@@ -45,11 +47,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demo made: paths, the run's report and the comparisons."""
+    """What the demo made: paths (``page``: the QA report), the run's report and the comparisons."""
 
     l0: Path
     l1: Path
     truth: Path
+    page: Path
     report: RunReport
     comparisons: list[Comparison]
 
@@ -80,7 +83,8 @@ def demonstrate(
     truth = simulate(l0, realistic(preset, seed=seed), workers=settings.workers)
     report = calibrate(l0, l1, settings, progress=progress)
     done = [number for number, role in truth.roles.items() if role == "science" and (l1 / ScanId(number).path).is_dir()]
-    return Demonstration(l0, l1, truth_path(l0), report, [compare(l1, truth, number) for number in done])
+    page = write_report(l1, folder / PAGE).path
+    return Demonstration(l0, l1, truth_path(l0), page, report, [compare(l1, truth, number) for number in done])
 
 
 def compare(l1: Path, truth: Truth, number: int) -> Comparison:

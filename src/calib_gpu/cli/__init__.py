@@ -11,7 +11,20 @@ from calib_gpu.errors import CalibError, Exit
 
 __all__ = ["app", "main"]
 
-COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "explain", "check", "export", "bench", "doctor")
+COMMANDS: Final = (
+    "demo",
+    "simulate",
+    "ingest",
+    "run",
+    "inspect",
+    "explain",
+    "report",
+    "plot",
+    "check",
+    "export",
+    "bench",
+    "doctor",
+)
 """The commands in the order of the help; each has a module of its name that registers it."""
 
 

@@ -30,7 +30,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
     workers: Annotated[int, typer.Option(help="Worker threads; 0: one per usable core.")] = 0,
 ) -> None:
-    """Simulate a night, calibrate it, and print the truth beside the result.
+    """Simulate a night, calibrate it, print the truth beside the result, and write a QA report of it.
 
     The night (of presets tiny and S) has a scan that cannot be calibrated, on purpose: see how it is reported.
 
@@ -59,6 +59,7 @@ def demo(
     for failure in made.report.failures:
         typer.echo(f"not calibrated, as it should be: {failure.message}")
     typer.echo(f"\nL0 (raw counts)    {made.l0}\nL1 (calibrated)    {made.l1}\ntruth              {made.truth}")
+    typer.echo(f"QA report          {made.page}   (open it in a browser)")
     program = "calib-gpu" if shutil.which("calib-gpu") else sys.argv[0]
     typer.echo(f"\nlook inside:       {program} inspect {made.l1}\n                   {program} inspect {made.l0}")
     raise Done(Exit.ALL if made.comparisons else Exit.NONE)

@@ -1,0 +1,33 @@
+"""``calib-gpu plot``: one plot of one scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calib_gpu.cli.common import app
+
+
+@app.command()
+def plot(
+    l1: Annotated[Path, typer.Argument(help="L1 store.")],
+    scan: Annotated[int, typer.Option(help="Number of the scan.")],
+    what: Annotated[str, typer.Option(help="spectrum | waterfall | trec | sky | map")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture: .png, .pdf or .svg.")],
+    pixel: Annotated[
+        list[str] | None, typer.Option(help="Pixel as R,A, e.g. 0,3; repeatable. Default: all, or their mean.")
+    ] = None,
+    band: Annotated[str | None, typer.Option(help="Band, where the scan has several, e.g. band_LFA.")] = None,
+    rest: Annotated[float | None, typer.Option(help="Rest frequency, GHz, for an axis in km/s.")] = None,
+) -> None:
+    """Plot a scan of L1: mean spectrum, waterfall, T_rec and T_sys, fit of the sky, or map.
+
+    Needs matplotlib: `pip install 'calib-gpu[plot]'`.
+
+    Example: `calib-gpu plot calibrated.zarr --scan 25650 --what map -o map.png`
+    """
+    from calib_gpu.qa.plots import Request, plot_scan
+
+    typer.echo(f"plot: {plot_scan(l1, Request(scan, what, pixel or [], band, rest), out)}")
