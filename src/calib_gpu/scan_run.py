@@ -57,7 +57,8 @@ class ScanRunner:
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         self._digests: dict[str, str] = {}
-        self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
+        own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
+        self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
         self.reader = Reader(backend, workers, LOAD_TILE_BYTES)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))

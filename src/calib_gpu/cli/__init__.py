@@ -11,7 +11,7 @@ from calib_gpu.errors import CalibError, Exit
 
 __all__ = ["app", "main"]
 
-COMMANDS: Final = ("demo", "simulate", "ingest", "run", "inspect", "check")
+COMMANDS: Final = ("demo", "simulate", "ingest", "atm", "run", "inspect", "check")
 
 
 def main(arguments: list[str] | None = None) -> None:
