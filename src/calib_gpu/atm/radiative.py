@@ -75,7 +75,7 @@ def scaled_profile(rows: Floats, fixed_above_hpa: float, pwv_mm: float) -> Float
         assert found is not None, "am reports its water column"
         return float(found[1]) * (1e-3 if found[2] == "um" else 1.0)
 
-    fixed = column(0.0)
+    fixed = 0.0 if np.all(free) else column(0.0)
     if pwv_mm <= fixed:
         raise ConfigError(
             "less water than lies above", array="pwv", value=f"{pwv_mm:g} mm",

@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.errors import ConfigError
-from calib_gpu.settings import read_toml
 
 Floats = NDArray[np.float64]
 
 KEYS: Final = ("title", "altitude_m", "pressure_hpa", "pwv_fit_mm", "fixed_water_above_hpa", "origin", "profile")
+
+
+SHIFT_BELOW_HPA: Final = 100.0
+"""Where the temperature is no longer that of the ground: about the tropopause."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Site:
     pwv_fit_mm
         The two PWVs between which opacities are taken as linear, if none are given.
     fixed_water_above_hpa
-        Water at this pressure and above it is not scaled with the PWV.
+        Water at this pressure and above it is not scaled with the PWV; 0: all is scaled.
     profile
         ``[N, 4]`` from the top down: pressure [hPa], temperature [K], water and ozone [ppm by volume].
     """
@@ -52,13 +55,13 @@ class Site:
         """The profile above a telescope at a pressure, its last row there ``[M, 4]``.
 
         Temperature is linear in ln p, water and ozone are linear in ln p in their logarithms. With ``temperature`` [K]
-        at the telescope, that of the profile is shifted there, and above it ever less up to the fixed water.
+        at the telescope, that of the profile is shifted there, and above it ever less up to 100 hPa.
         """
         p = self.profile[:, 0]
-        if not self.fixed_water_above_hpa < pressure_hpa <= p[-1]:
+        if not SHIFT_BELOW_HPA < pressure_hpa <= p[-1]:
             raise ConfigError(
                 "pressure outside the profile", array=f"site {self.name}", value=f"{pressure_hpa:g} hPa",
-                rule=f"{self.fixed_water_above_hpa:g} to {p[-1]:g} hPa", fix="give another site, or a profile of your own",
+                rule=f"{SHIFT_BELOW_HPA:g} to {p[-1]:g} hPa", fix="give another site, or a profile of your own",
             )  # fmt: skip
         kept = self.profile[p < pressure_hpa * 0.998]
         x, at = np.log(p), np.log(pressure_hpa)
@@ -66,7 +69,7 @@ class Site:
         last += [np.exp(np.interp(at, x, np.log(self.profile[:, k]))) for k in (2, 3)]
         rows = np.vstack([kept, last])
         if temperature is not None:
-            share = np.log(rows[:, 0] / self.fixed_water_above_hpa) / np.log(pressure_hpa / self.fixed_water_above_hpa)
+            share = np.log(rows[:, 0] / SHIFT_BELOW_HPA) / np.log(pressure_hpa / SHIFT_BELOW_HPA)
             rows[:, 1] += (temperature - last[1]) * np.clip(share, 0.0, 1.0)
         return rows
 
@@ -88,13 +91,20 @@ def read_site(name: str) -> Site:
     if name in shipped_sites():
         document = tomllib.loads((resources.files("calib_gpu.atm") / "sites" / f"{name}.toml").read_text())
     elif name.endswith(".toml"):
-        document = read_toml(Path(name))
+        document = _read_file(Path(name))
     else:
         raise ConfigError(
             "no such site", array="--site", value=name, rule=" | ".join(shipped_sites()),
             fix="or give the path of a TOML file with a profile of your own",
         )  # fmt: skip
     return _site(Path(name).stem, document)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", array=str(path)) from None
 
 
 def _site(name: str, document: dict[str, Any]) -> Site:
