@@ -101,7 +101,9 @@ def read_columns(path: Path) -> Floats:
     return np.ascontiguousarray(table[np.argsort(table[:, 0], kind="stable")])
 
 
-def convert(paths: Sequence[Path], pressure_pa: Sequence[float], columns: Columns) -> tuple[OpacityTable, Misfit | None]:
+def convert(
+    paths: Sequence[Path], pressure_pa: Sequence[float], columns: Columns
+) -> tuple[OpacityTable, Misfit | None]:
     """A table of one layer per file, and the misfit where b and c were fitted.
 
     Raises
@@ -117,7 +119,7 @@ def convert(paths: Sequence[Path], pressure_pa: Sequence[float], columns: Column
         _check_columns(path, table, columns)
         if table.shape[0] != read[0].shape[0] or not np.array_equal(table[:, 0], read[0][:, 0]):
             raise ConfigError("other frequencies than the first layer", array=str(path), rule="the same in all files")
-    layers = [_fit(table, columns) if columns.pwv_mm else _given(table, columns) for table in read]
+    layers = [_fit(table, columns) for table in read]
     b, c = (np.array([layer[k] for layer in layers]) for k in (0, 1))
     t_eff = None if columns.pwv_mm or read[0].shape[1] < 4 else np.array([table[:, 3] for table in read])
     attrs: dict[str, object] = {"generator": "calib-gpu atm convert", "files": [paths[i].name for i in order]}
@@ -152,12 +154,10 @@ def _check_columns(path: Path, table: Floats, columns: Columns) -> None:
         )  # fmt: skip
 
 
-def _given(table: Floats, columns: Columns) -> tuple[Floats, Floats]:
-    return table[:, 1] / columns.water_mm, table[:, 2]
-
-
 def _fit(table: Floats, columns: Columns) -> tuple[Floats, Floats, Floats]:
-    """b and c by least squares in the transmission (opacities weighted with its square), and the misfit ``[F, W]``."""
+    """B and c as given, or by least squares in the transmission (opacities weighted with its square); misfit ``[F, W]``."""
+    if not columns.pwv_mm:
+        return table[:, 1] / columns.water_mm, table[:, 2], np.zeros((table.shape[0], 0))
     x, w = columns.airmass, np.array(columns.pwv_mm)
     given = table[:, 1:]
     t = given if columns.quantity == "transmission" else np.exp(-given)

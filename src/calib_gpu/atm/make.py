@@ -64,13 +64,13 @@ class TableSpec:
 
     def complete(self, site: Site) -> TableSpec:
         """With the values of the site where none are given; :class:`ConfigError` if one is impossible."""
-        spec = replace(
-            self, pressure_hpa=self.pressure_hpa or site.pressure_hpa, pwv_mm=self.pwv_mm or site.pwv_fit_mm
-        )
+        spec = replace(self, pressure_hpa=self.pressure_hpa or site.pressure_hpa, pwv_mm=self.pwv_mm or site.pwv_fit_mm)
         low, high = spec.band_hz
         assert spec.pwv_mm is not None
         if not 0.0 < low < high <= 1.5e13 or not spec.step_hz > 0.0 or not spec.size > 2:
-            raise ConfigError("not a band", array="--band", value=spec.band_hz, rule="0 < LO < HI <= 15 THz, two steps wide")
+            raise ConfigError(
+                "not a band", array="--band", value=spec.band_hz, rule="0 < LO < HI <= 15 THz, two steps wide"
+            )
         if spec.size > MAX_POINTS:
             raise ConfigError("too many frequencies", array="--step", value=spec.size, rule=f"<= {MAX_POINTS}")
         if not 0.0 < spec.pwv_mm[0] < spec.pwv_mm[1]:
@@ -131,7 +131,10 @@ def _profiles(spec: TableSpec, site: Site) -> list[list[Floats]]:
     """The profile of each layer and PWV."""
     assert spec.pwv_mm is not None
     return [
-        [radiative.scaled_profile(site.above(p, spec.temperature_k), site.fixed_water_above_hpa, w) for w in spec.pwv_mm]
+        [
+            radiative.scaled_profile(site.above(p, spec.temperature_k), site.fixed_water_above_hpa, w)
+            for w in spec.pwv_mm
+        ]
         for p in spec.pressure_hpa
     ]
 
@@ -189,12 +192,12 @@ def _compute(
                 done += last - first + 1
                 progress(done, spec.size)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # what runs is kept
             raise
 
 
 def _begin_worker(scratch: str) -> None:
-    """am writes its warnings of unresolved lines to standard error, thousands of them; it gets a folder to itself."""
+    """Am writes its warnings of unresolved lines to standard error, thousands of them; it gets a folder to itself."""
     handle = os.open(os.devnull, os.O_WRONLY)
     os.dup2(handle, 2)
     os.close(handle)
@@ -216,7 +219,7 @@ def _compute_piece(profiles: list[list[Floats]], piece: tuple[int, int], step_hz
 def _assemble(spec: TableSpec, site: Site, parts: Path, name: str, generator: str) -> OpacityTable:
     """b, c and t_eff from the pieces."""
     first, last = spec.numbers
-    frequency = np.arange(first, last + 1) * spec.step_hz
+    frequency: Floats = np.arange(first, last + 1, dtype=np.float64) * spec.step_hz
     values = np.concatenate([np.load(_file(parts, piece)) for piece in _pieces(spec)], axis=-1)
     assert spec.pwv_mm is not None
     pwv, tau = np.array(spec.pwv_mm), values[:, :, 0]

@@ -13,6 +13,7 @@ from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.physics.atmosphere import transmission
 
 LINES: Final = ("#1b9e77", "#2c6fbb", "#d9731a", "#a03070", "#6a6a6a", "#8a7a00")
+_BESIDE: Final[dict[str, Any]] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "frameon": False}
 
 
 def usual_waters(table: OpacityTable) -> list[float]:
@@ -62,16 +63,17 @@ def plot_table(
     ghz = table.frequency / 1e9
     for color, w in zip(LINES, reversed(waters), strict=False):
         tau = opacity.b_signal * w + opacity.c_signal
-        axes[0].plot(ghz, transmission(tau, airmass), color=color, lw=0.8, label=f"{water_text(w)}")
+        axes[0].plot(ghz, transmission(tau, airmass), color=color, lw=0.8, label=water_text(w))
         axes[1].plot(ghz, tau, color=color, lw=0.8)
-    axes[1].plot(ghz, opacity.c_signal, color="black", lw=0.8, ls="--", label="dry (c)")
-    axes[2].plot(ghz, opacity.b_signal, color=LINES[1], lw=0.8, label="b")
-    _dry_axis(axes[2], ghz, opacity.c_signal)
-    axes[0].set(ylim=(0, 1.02), ylabel=f"transmission, airmass {airmass:g}")
-    axes[1].set(yscale="log", ylabel="zenith opacity [Np]")
-    axes[2].set(yscale="log", ylabel="b [Np/mm]")
-    axes[0].legend(title="water vapour", loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
+    axes[2].plot(ghz, opacity.b_signal, color="black", lw=0.9, label="wet: b [Np/mm]")
+    axes[2].plot(ghz, opacity.c_signal, color="#8c8c8c", lw=0.8, label="dry: c [Np]")
+    axes[0].set(ylim=(0, 1.02), ylabel=f"transmission\nat airmass {airmass:g}")
+    axes[1].set(ylabel="zenith opacity [Np]")
+    axes[2].set(ylabel="b and c")
+    for ax in axes[1:3]:
+        _logarithmic(ax)
+    axes[0].legend(title="water vapour", **_BESIDE)
+    axes[2].legend(**_BESIDE)
     if table.t_eff is not None:
         _temperatures(axes[3], table, ghz, pressure)
     axes[-1].set(xlabel="frequency [GHz]", xlim=(ghz[0], ghz[-1]))
@@ -87,13 +89,19 @@ def plot_table(
         plt.close(figure)
 
 
-def _dry_axis(ax: Any, ghz: Any, c: Any) -> None:
-    dry = ax.twinx()
-    dry.plot(ghz, c, color="black", lw=0.8, ls="--")
-    dry.set(ylabel="c [Np] (dashed)")
-    dry.set_ylim(min(0.0, float(c.min())), float(np.percentile(c, 99.5)) * 1.3)
-    ax.yaxis.label.set_color(LINES[1])
-    ax.tick_params(axis="y", which="both", colors=LINES[1])
+def _logarithmic(ax: Any) -> None:
+    """A logarithmic axis over what is drawn and > 0, with plain numbers; the deepest 0.1 % may fall below it."""
+    from matplotlib import ticker
+
+    drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+    drawn = drawn[drawn > 0.0]
+    low, high = np.percentile(drawn, 0.1), drawn.max()
+    many = high / low > 30.0
+    ax.set_yscale("log")
+    ax.set_ylim(low / 1.15, high * 1.15)
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0,) if many else (1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _temperatures(ax: Any, table: OpacityTable, ghz: Any, pressure: float) -> None:
@@ -103,11 +111,11 @@ def _temperatures(ax: Any, table: OpacityTable, ghz: Any, pressure: float) -> No
     if layer.ndim == 1:
         ax.plot(ghz, layer, color=LINES[1], lw=0.8)
     else:
-        for k, color in ((-1, LINES[0]), (0, LINES[2])):
+        for k, color in ((-1, LINES[3]), (0, LINES[5])):
             for a, style in ((0, "-"), (-1, ":")):
                 label = f"{water_text(table.pwv[k])}, airmass {table.airmass[a]:g}"
                 ax.plot(ghz, layer[k, a], color=color, lw=0.8, ls=style, label=label)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False)
+        ax.legend(**_BESIDE)
     ax.set(ylabel="T_eff [K]")
 
 

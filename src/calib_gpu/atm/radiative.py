@@ -20,9 +20,11 @@ Floats = NDArray[np.float64]
 CREDIT: Final = "am atmospheric model, Scott Paine, Smithsonian Astrophysical Observatory, doi:10.5281/zenodo.8161261"
 BACKGROUND_K: Final = 2.725
 _VOIGT_ABOVE_HPA: Final = 1.5
-_PWV_STEPS: Final = 3
-_ANYWHERE: Final = (100.0, 100.1, 0.1)
-_TOTAL: Final = re.compile(r"# total .*?h2o.*?\(([\d.eE+-]+) (um|mm)_pwv\)", re.DOTALL)
+_PWV_STEPS: Final = 4
+_GRAVITY: Final = 9.80665
+_MASS_AIR: Final = 28.964
+_MASS_WATER: Final = 18.0153
+_MASS_OZONE: Final = 47.998
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def require_am() -> Any:
 def generator() -> str:
     """Name and version of what computes."""
     am = require_am()
-    found = re.search(r"am version ([\d.]+)", _model(am, _document([(100.0, 250.0, 5.0, 1.0)], _ANYWHERE, 1.0)).summary())
+    found = re.search(
+        r"am version ([\d.]+)", _model(am, _document([(100.0, 250.0, 5.0, 1.0)], (100.0, 100.1, 0.1), 1.0)).summary()
+    )
     return f"am {found[1] if found else '?'} (am-python {version('am-python')})"
 
 
@@ -55,37 +59,32 @@ def keep_coefficients(folder: str) -> None:
     os.environ["AM_CACHE_PATH"] = folder
 
 
+def water_column(rows: Floats) -> float:
+    """Water above the telescope in mm, as am counts it: each row is a layer from the pressure above it down to its own."""
+    thickness = np.diff(rows[:, 0], prepend=0.0) * 100.0
+    water, ozone = rows[:, 2] * 1e-6, rows[:, 3] * 1e-6
+    mass = (1.0 - water - ozone) * _MASS_AIR + water * _MASS_WATER + ozone * _MASS_OZONE
+    return float(np.sum(thickness / _GRAVITY * water * _MASS_WATER / mass))  # kg/m^2 are mm
+
+
 def scaled_profile(rows: Floats, fixed_above_hpa: float, pwv_mm: float) -> Floats:
-    """The profile ``[N, 4]`` with its water below a pressure scaled to a total column in mm, to 1e-5 of it.
+    """The profile ``[N, 4]`` with its water below a pressure scaled to a total column in mm.
 
     Raises
     ------
     ConfigError
         The water above that pressure is more than is wanted.
     """
-    am = require_am()
     free = rows[:, 0] > fixed_above_hpa
-
-    def column(scale: float) -> float:
-        changed = rows.copy()
-        changed[free, 2] *= scale
-        model = _model(am, _document(changed, _ANYWHERE, 1.0))
-        model.compute()
-        found = _TOTAL.search(model.summary())
-        assert found is not None, "am reports its water column"
-        return float(found[1]) * (1e-3 if found[2] == "um" else 1.0)
-
-    fixed = 0.0 if np.all(free) else column(0.0)
+    fixed = water_column(rows[~free]) if not np.all(free) else 0.0
     if pwv_mm <= fixed:
         raise ConfigError(
             "less water than lies above", array="pwv", value=f"{pwv_mm:g} mm",
             rule=f"> {fixed:.4g} mm, the water above {fixed_above_hpa:g} hPa",
         )  # fmt: skip
-    scale = 1.0
-    for _ in range(_PWV_STEPS):  # nearly linear: the water displaces a little dry air
-        scale *= (pwv_mm - fixed) / (column(scale) - fixed)
     out = rows.copy()
-    out[free, 2] *= scale
+    for _ in range(_PWV_STEPS):  # nearly linear: the water displaces a little dry air
+        out[free, 2] *= (pwv_mm - fixed) / (water_column(out) - fixed)
     return out
 
 

@@ -120,7 +120,9 @@ def _site(name: str, document: dict[str, Any]) -> Site:
         raise ConfigError(f"not numbers: {error}", array=f"site {name}") from None
     if profile.ndim != 2 or profile.shape[1] != 4 or profile.shape[0] < 3 or not np.all(profile > 0.0):
         raise ConfigError(
-            "not a profile", array=f"site {name}", rule="rows of pressure hPa, temperature K, water ppm, ozone ppm, all > 0"
+            "not a profile",
+            array=f"site {name}",
+            rule="rows of pressure hPa, temperature K, water ppm, ozone ppm, all > 0",
         )
     if np.any(np.diff(profile[:, 0]) <= 0.0):
         raise ConfigError("pressures do not increase", array=f"site {name}", rule="from the top down")

@@ -40,7 +40,11 @@ def describe_table(table: OpacityTable) -> Iterator[str]:
     ):  # fmt: skip
         if key in attrs:
             value = attrs[key]
-            value = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) if isinstance(value, list) else value
+            value = (
+                ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+                if isinstance(value, list)
+                else value
+            )
             yield f"{text + ':':14}{value}"
 
 

@@ -41,13 +41,13 @@ class _Places(NamedTuple):
     """Where frequencies lie on the axis of the table: the window that they need, the places in it, the weights."""
 
     window: slice
-    index: NDArray[np.intp]
+    cell: NDArray[np.intp]
     weight: Floats
 
     def value(self, row: Floats) -> Floats:
         """Linear interpolation of ``[..., window]`` at the frequencies ``[..., C]``."""
-        low = np.take(row, self.index, axis=-1)
-        step = np.take(np.diff(row), self.index, axis=-1)
+        low = np.take(row, self.cell, axis=-1)
+        step = np.take(np.diff(row), self.cell, axis=-1)
         step *= self.weight
         step += low
         return np.asarray(step)
@@ -189,8 +189,8 @@ class OpacityTable:
         window = slice(first, last + 2)
         grid = self.frequency[window]
         inside = np.clip(axis, grid[0], grid[-1])
-        index = np.searchsorted(grid[1:-1], inside, side="right").astype(np.intp)
-        return _Places(window, index, (inside - grid[index]) / (grid[index + 1] - grid[index]))
+        cell = np.searchsorted(grid[1:-1], inside, side="right").astype(np.intp)
+        return _Places(window, cell, (inside - grid[cell]) / (grid[cell + 1] - grid[cell]))
 
     def _lookup(self, axis: Floats, layers: _Layers) -> tuple[Floats, Floats, Floats | None]:
         places = self._places(axis)

@@ -35,7 +35,10 @@ def quantity(text: str, units: dict[str, float], default: str, name: str) -> flo
     value = float(match[1]) * factor(match[2] or default, units, name) if match else 0.0
     if not 0.0 < value < float("inf"):
         raise ConfigError(
-            "not a quantity", array=name, value=text, rule=f"a number > 0 with a unit: {' | '.join(units)}; else {default}"
+            "not a quantity",
+            array=name,
+            value=text,
+            rule=f"a number > 0 with a unit: {' | '.join(units)}; else {default}",
         )
     return value
 

@@ -21,16 +21,22 @@ Table = Annotated[str, typer.Argument(help="Path of a table, or builtin:NAME.", 
 @atm_app.command()
 def make(
     site: Annotated[str, typer.Option(help="A site of the package (`atm info` lists them), or a TOML file.")],
-    band: Annotated[tuple[str, str], typer.Option(help="First and last frequency, e.g. 455GHz 495GHz.", metavar="LO HI")],
+    band: Annotated[
+        tuple[str, str], typer.Option(help="First and last frequency, e.g. 455GHz 495GHz.", metavar="LO HI")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to create.")],
     step: Annotated[str, typer.Option(help="Spacing of the frequencies.")] = "2MHz",
     pressure: Annotated[
-        list[str] | None, typer.Option(help="Pressure at the telescope, one a layer: hPa, Torr, Pa; default the site's.")
+        list[str] | None,
+        typer.Option(help="Pressure at the telescope, one a layer: hPa, Torr, Pa; default the site's."),
     ] = None,
     pwv: Annotated[
-        tuple[str, str] | None, typer.Option(help="Two water vapours that bracket the real ones: mm, um.", metavar="W1 W2")
+        tuple[str, str] | None,
+        typer.Option(help="Two water vapours that bracket the real ones: mm, um.", metavar="W1 W2"),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Temperature at the telescope, K; default the profile's.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature at the telescope, K; default the profile's.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per usable core.", min=0)] = 0,
     date: Annotated[str | None, typer.Option(help="Date of creation for the attributes; default today.")] = None,
 ) -> None:
@@ -72,7 +78,8 @@ def _progress() -> Iterator[Any]:
 @atm_app.command()
 def info(
     table: Annotated[
-        str | None, typer.Argument(help="Path of a table, or builtin:NAME; none: what the package has.", metavar="TABLE")
+        str | None,
+        typer.Argument(help="Path of a table, or builtin:NAME; none: what the package has.", metavar="TABLE"),
     ] = None,
 ) -> None:
     """Say what a table holds; without one, list the tables and sites of the package.
@@ -111,12 +118,14 @@ def plot(
 @atm_app.command()
 def convert(
     paths: Annotated[
-        list[Path], typer.Argument(help="Text or CSV files, one a layer, then the table to create.", metavar="IN... OUT")
+        list[Path],
+        typer.Argument(help="Text or CSV files, one a layer, then the table to create.", metavar="IN... OUT"),
     ],
     pressure: Annotated[list[str], typer.Option(help="Pressure of each file, in their order: hPa, Torr, Pa.")],
     frequency_unit: Annotated[str, typer.Option(help="Unit of the first column: GHz, MHz, Hz.")] = "GHz",
     pwv: Annotated[
-        str | None, typer.Option(help="Water vapours of the further columns, e.g. 0.2,0.5,1mm or 5,20um; none: b and c.")
+        str | None,
+        typer.Option(help="Water vapours of the further columns, e.g. 0.2,0.5,1mm or 5,20um; none: b and c."),
     ] = None,
     quantity: Annotated[str, typer.Option(help="With --pwv: transmission | opacity (Np).")] = "transmission",
     airmass: Annotated[float, typer.Option(help="With --pwv: airmass of the columns.")] = 1.0,

@@ -1,4 +1,4 @@
-"""Emission of a layered atmosphere at any water vapour and airmass, from a few coefficients (docs/physics.md, 4.3).
+"""Emission of a layered atmosphere at any water vapour and airmass, from a few coefficients (docs/atmosphere.md).
 
 In the share s of the zenith opacity below a layer (0 at the telescope, 1 at the top) a line of sight of slant opacity
 y = X tau receives E = integral of J(s) y exp(-y s) ds. With J(s) = sum_n a_n s^n that is E = y sum_n a_n I_n(y),
