@@ -67,6 +67,7 @@ def test_lookup_is_linear_in_frequency_and_pressure() -> None:
     np.testing.assert_allclose(got.b_signal, want[0], rtol=1e-12)
     np.testing.assert_allclose(got.c_signal, want[1], rtol=1e-12)
     np.testing.assert_allclose(got.b_image, want[0][::-1], rtol=1e-12)
+    np.testing.assert_allclose(got.t_eff_signal, 254.0)  # the mean of its six
     assert not got.clamped
     assert table.opacity(nu, None, 60_000.0).clamped
     np.testing.assert_allclose(table.opacity(nu, None, 60_000.0).c_signal, 0.07)
@@ -174,6 +175,17 @@ def test_a_run_with_a_table_by_name(tmp_path: Path) -> None:
         assert attrs["atm_table"] == "builtin:cerro-chajnantor-455-500GHz"
         assert attrs["pwv_mm"] == pytest.approx(0.6, rel=1e-9)
         assert not any("synthetic" in line for scan in report.scans for line in scan.warnings)
+
+
+def test_auto_has_effective_temperatures_and_minds_the_pressure(tmp_path: Path) -> None:
+    scan = small_scan(shape=(64, 3, 1, 1))
+    l0 = scan.store(tmp_path / "l0.zarr")
+    assert calibrate(l0, tmp_path / "a.zarr", Settings(t_atm="table")).exit_code == 0
+    attrs = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")["scan_025650"].attrs
+    assert attrs["pwv_mm"] > 0.62  # counts of a sky at ambient temperature, taken for one at about 253 K
+    scan.source["pamb"] = scan.source["pamb"] * 600.0 / 530.0
+    (line,) = calibrate(scan.store(tmp_path / "b.zarr"), tmp_path / "c.zarr", Settings()).scans
+    assert (line.error, "600 hPa" in line.message) == ("AtmRange", True)
 
 
 def test_pressures_in_torr_pascal_and_hectopascal_agree() -> None:

@@ -71,6 +71,7 @@ def test_derivatives_against_differences() -> None:
     b, c = rng.uniform(0.01, 5.0, 50), rng.uniform(-0.005, 0.3, 50)
     emission = Emission(rng.uniform(-50, 250, (3, 50)) * b, rng.uniform(-50, 250, (3, 50)) * c)
     w, x, h = 0.4, 1.7, 1e-4
+    np.testing.assert_allclose(emission.value(b, c, w, x), emission.at(b, c, w, x)[0], rtol=1e-13)
     low, mid, high = (emission.at(b, c, v, x) for v in (w - h, w, w + h))
     np.testing.assert_allclose(mid[1], (high[0] - low[0]) / (2 * h), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(mid[2], (high[1] - low[1]) / (2 * h), rtol=1e-5, atol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.atm.table import OpacityTable
+from calib_gpu.atm.units import water_text
 from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.physics.atmosphere import transmission
 
@@ -117,8 +118,3 @@ def _temperatures(ax: Any, table: OpacityTable, ghz: Any, pressure: float) -> No
                 ax.plot(ghz, layer[k, a], color=color, lw=0.8, ls=style, label=label)
         ax.legend(**_BESIDE)
     ax.set(ylabel="T_eff [K]")
-
-
-def water_text(w: float) -> str:
-    """A PWV in mm, in um where that is small."""
-    return f"{w * 1000:.3g} um" if w < 0.1 else f"{w:.3g} mm"

@@ -41,7 +41,9 @@ def require_am() -> Any:
     try:
         import am
     except ImportError:
-        raise ConfigError("am-python computes opacities, and is not here", fix="pip install 'calib-gpu[atm]'") from None
+        raise ConfigError(
+            "am-python computes opacities, and is not here (it is for Linux)", fix="pip install 'calib-gpu[atm]'"
+        ) from None
     return am
 
 

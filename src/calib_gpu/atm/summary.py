@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from calib_gpu.atm.builtin import builtin_tables
-from calib_gpu.atm.plot import water_text
 from calib_gpu.atm.sites import read_site, shipped_sites
 from calib_gpu.atm.table import OpacityTable
+from calib_gpu.atm.units import water_text
 
 
 def describe_table(table: OpacityTable) -> Iterator[str]:

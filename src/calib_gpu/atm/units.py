@@ -49,3 +49,8 @@ def quantities(text: str, units: dict[str, float], default: str, name: str) -> t
     match = _NUMBER.fullmatch(parts[-1])
     last = match[2] if match and match[2] else default
     return tuple(quantity(part, units, last, name) for part in parts)
+
+
+def water_text(w: float) -> str:
+    """A PWV in mm, in um where that is small."""
+    return f"{w * 1000:.3g} um" if w < 0.1 else f"{w:.3g} mm"
