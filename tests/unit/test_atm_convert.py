@@ -71,6 +71,14 @@ def test_misfit_of_a_curved_opacity_is_reported(tmp_path: Path) -> None:
     assert 1e-3 < misfit.rms < misfit.largest < 0.01
 
 
+def test_the_clear_columns_count_most(tmp_path: Path) -> None:
+    """An opacity of 9 Np with a transmission of noise alone must not tilt the line through those of 0.5 and 0.9."""
+    t = [np.exp(-v) * np.ones(4) for v in (0.5, 0.9)] + [np.full(4, 3e-4)]
+    table, _ = convert([text(tmp_path / "a.txt", GHZ, *t)], [53_000.0], Columns(pwv_mm=(0.5, 1.0, 11.0)))
+    np.testing.assert_allclose(table.b[0] * 0.5 + table.c[0], 0.5, atol=1e-3)
+    np.testing.assert_allclose(table.b[0] * 1.0 + table.c[0], 0.9, atol=1e-3)
+
+
 def test_opaque_channels_stay_opaque(tmp_path: Path) -> None:
     path = text(tmp_path / "a.txt", GHZ, np.array([0.5, 0.0, 0.5, 0.5]), np.array([0.3, 0.0, 0.3, 0.3]))
     table, _ = convert([path], [53_000.0], Columns(pwv_mm=(0.5, 1.0)))

@@ -19,11 +19,11 @@ def describe_table(table: OpacityTable) -> Iterator[str]:
     step = f"{steps.min():g}" if np.ptp(steps) < 1e-6 * steps.max() else f"{steps.min():g} to {steps.max():g}"
     yield f"table:        {table.name}{' (synthetic: for simulations only)' if table.synthetic else ''}"
     yield f"frequency:    {nu[0] / 1e9:g} to {nu[-1] / 1e9:g} GHz, {nu.size} points, step {step} MHz"
-    yield f"pressure:     {', '.join(f'{p / 100:g}' for p in table.pressure)} hPa"
+    yield f"pressure:     {', '.join(f'{p / 100:.5g}' for p in table.pressure)} hPa"
     if fit := attrs.get("pwv_fit_mm"):
         yield f"b and c from: {', '.join(water_text(float(w)) for w in fit)}"
     for k, p in enumerate(table.pressure):
-        line = f"at {p / 100:g} hPa:".ljust(14)
+        line = f"at {p / 100:.5g} hPa:".ljust(14)
         line += f"b median {np.median(table.b[k]):.4g}, {table.b[k].min():.4g} to {table.b[k].max():.4g} Np/mm; "
         line += f"c median {np.median(table.c[k]):.4g}, {table.c[k].min():.4g} to {table.c[k].max():.4g} Np"
         yield line
