@@ -69,7 +69,8 @@ class ScanRunner:
         scratch: Path | None,
     ) -> None:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
-        self._table_digest = "" if settings.atmosphere in ("auto", "none") else tree_digest(Path(settings.atmosphere))
+        own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
+        self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
         self._array_limit = settings.memory // MEMORY_PER_ARRAY
         self.arrays = PixelArrays(scratch, self._array_limit)
         self.reader = Reader(backend, workers, LOAD_TILE_BYTES, self.arrays)

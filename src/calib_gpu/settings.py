@@ -63,7 +63,7 @@ class Settings:
     max_load_age: float = _knob(1800.0, "oldest load set that is found by time", "s", low=0.0)
     max_load_gap: float = _knob(1800.0, "widest gap between two load sets for loads=linear", "s", low=0.0)
     # atmosphere
-    atmosphere: str = _knob("auto", "opacity table: auto, none, or the path of a table")
+    atmosphere: str = _knob("auto", "opacity table: auto, none, builtin:NAME, or the path of a table")
     pwv: str | float = _knob("fit", "fit the water vapour, or a fixed value", "mm", choices=("fit",), low=0.0)
     pwv_scope: str = _knob(
         "scan",

@@ -1,66 +1,85 @@
-"""The table that comes with the package: a synthetic one for the bands of the simulator.
-
-It has the shape and the size of a real atmosphere over a 5600 m site (water lines of the right place, a collisional
-continuum, ozone lines), but it is made of a few closed formulas: good for simulations and demonstrations, not for
-science. A run that uses it on anything else says so.
-"""
+"""The tables that come with the package: made by am for typical profiles of three kinds of sites (docs/atmosphere.md)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from importlib import resources
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from calib_gpu.atm.files import read_table
 from calib_gpu.atm.table import OpacityTable
-from calib_gpu.errors import AtmRange
+from calib_gpu.errors import AtmRange, ConfigError
 
-BANDS_GHZ: Final = ((455.0, 500.0), (795.0, 825.0))
-STEP_GHZ: Final = 0.01
-PRESSURES_PA: Final = (51_000.0, 53_000.0, 55_000.0)
-REFERENCE_PA: Final = 53_000.0
+TABLES: Final = (
+    ("cerro-chajnantor", 455.0, 500.0),
+    ("cerro-chajnantor", 795.0, 825.0),
+    ("chajnantor", 210.0, 240.0),
+    ("chajnantor", 330.0, 370.0),
+    ("airborne", 1880.0, 1920.0),
+    ("airborne", 4700.0, 4780.0),
+)
+"""Site and band in GHz of every table, made by ``scripts/make_tables``."""
 
-# centre [GHz], strength [Np GHz per mm at the reference pressure], half width [GHz]
-WATER_LINES: Final = (
-    (439.15, 2.0, 1.6), (448.00, 11.0, 1.6), (470.89, 0.12, 1.5), (474.69, 1.9, 1.5), (488.49, 0.45, 1.5),
-    (556.94, 620.0, 1.7), (620.70, 70.0, 1.6), (752.03, 560.0, 1.7), (916.17, 60.0, 1.6), (987.93, 700.0, 1.7),
-)  # fmt: skip
-# centre [GHz], zenith opacity at the peak [Np], half width [GHz]
-OZONE_LINES: Final = (
-    (458.7, 0.05, 0.03), (463.19, 0.22, 0.04), (467.9, 0.08, 0.03), (476.3, 0.10, 0.03), (481.6, 0.12, 0.04),
-    (487.35, 0.05, 0.05), (490.2, 0.14, 0.03), (496.4, 0.09, 0.03), (802.5, 0.15, 0.05), (810.8, 0.20, 0.05), (818.2, 0.12, 0.05),
-)  # fmt: skip
+
+def table_name(site: str, low: float, high: float) -> str:
+    """Name of a table in the package."""
+    return f"{site}-{low:g}-{high:g}GHz"
+
+
+def table_folder() -> Path:
+    """Where the tables lie."""
+    return Path(str(resources.files("calib_gpu.atm") / "tables"))
 
 
 @cache
+def builtin_table(name: str) -> OpacityTable:
+    """A built-in table by its name."""
+    known = [table_name(*row) for row in TABLES]
+    if name not in known:
+        raise ConfigError("no such built-in table", array="--atmosphere", value=name, rule=" | ".join(known))
+    return replace(read_table(table_folder() / name), name=f"builtin:{name}")
+
+
+def given_table(text: str) -> OpacityTable:
+    """A table by its path, or a built-in one as ``builtin:NAME``."""
+    kind, _, name = text.partition(":")
+    return builtin_table(name) if kind == "builtin" else read_table(text)
+
+
 def builtin_tables() -> tuple[OpacityTable, ...]:
-    """The built-in tables, one a band."""
-    return tuple(_synthetic(low, high) for low, high in BANDS_GHZ)
+    """All built-in tables."""
+    return tuple(builtin_table(table_name(*row)) for row in TABLES)
 
 
-def _synthetic(low: float, high: float) -> OpacityTable:
-    nu = np.round(np.arange(low, high + STEP_GHZ / 2, STEP_GHZ), 6)
-    ratio = np.array(PRESSURES_PA)[:, None] / REFERENCE_PA
-    wet = 0.74 * (nu / 460.0) ** 0.87 * ratio
-    for centre, strength, width in WATER_LINES:
-        half = width * ratio
-        wet = wet + strength * (nu / centre) ** 2 * half / ((nu - centre) ** 2 + half**2) / np.pi
-    dry = 0.068 * (nu / 460.0) ** 0.4 * ratio**2
-    for centre, peak, width in OZONE_LINES:
-        dry = dry + peak * width**2 / ((nu - centre) ** 2 + width**2)
-    dry = dry + 0.6 * (0.8 * ratio) ** 2 / ((nu - 487.25) ** 2 + (0.8 * ratio) ** 2)  # oxygen, 487.25 GHz
-    name = f"builtin:synthetic-{low:g}-{high:g}GHz"
-    return OpacityTable(nu * 1e9, np.array(PRESSURES_PA), wet, dry, None, name, synthetic=True)
+def find_builtin(*axes: np.ndarray, pressure: float | None = None) -> OpacityTable:
+    """The built-in table for frequencies [Hz] and a pressure [Pa], of several the one whose layers are nearest.
 
-
-def find_builtin(*axes: np.ndarray) -> OpacityTable:
-    """The built-in table that covers all frequencies [Hz], else :class:`AtmRange`."""
-    for table in builtin_tables():
-        if table.covers(*axes):
-            return table
-    have = ", ".join(f"{low:g}-{high:g}" for low, high in BANDS_GHZ)
-    low, high = min(float(a.min()) for a in axes) / 1e9, max(float(a.max()) for a in axes) / 1e9
-    raise AtmRange(
-        "no built-in opacity table covers both sidebands", array="atmosphere", value=f"{low:.4f} to {high:.4f} GHz",
-        rule=f"built-in: {have} GHz", fix="give a table (--atmosphere TABLE), or --atmosphere none",
-    )  # fmt: skip
+    Raises
+    ------
+    AtmRange
+        None covers all frequencies, or none is for such a pressure.
+    """
+    low, high = min(float(a.min()) for a in axes), max(float(a.max()) for a in axes)
+    near = [row for row in TABLES if row[1] * 1e9 < high and row[2] * 1e9 > low]
+    tables = [table for table in (builtin_table(table_name(*row)) for row in near) if table.covers(*axes)]
+    if not tables:
+        have = ", ".join(f"{band[0]:g}-{band[1]:g}" for _, *band in TABLES)
+        raise AtmRange(
+            "no built-in opacity table covers both sidebands", array="atmosphere",
+            value=f"{low / 1e9:.4f} to {high / 1e9:.4f} GHz", rule=f"built-in: {have} GHz",
+            fix="make one (calib-gpu atm make), give it with --atmosphere TABLE; or --atmosphere none",
+        )  # fmt: skip
+    if pressure is None:
+        return tables[0]
+    suitable = [table for table in tables if table.suits(pressure)]
+    if not suitable:
+        have = ", ".join(f"{t.pressure[0] / 100:g}-{t.pressure[-1] / 100:g} hPa ({t.name})" for t in tables)
+        raise AtmRange(
+            "no built-in opacity table is for this pressure", array="source/pamb", value=f"{pressure / 100:.4g} hPa",
+            rule=f"within 5 % of {have}", fix="make one (calib-gpu atm make), give it with --atmosphere TABLE",
+        )  # fmt: skip
+    return min(suitable, key=lambda table: abs(float(np.log(pressure / table.pressure.mean()))))

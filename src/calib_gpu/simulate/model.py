@@ -139,7 +139,7 @@ class Model:
         c = config.counts_shape[0]
         signal, image = frequency_axes(SIGNAL_HZ, IMAGE_HZ, config.channel_spacing, reference_channel(config), c)
         pressure = as_stored(pressure_torr(config)) * PASCAL_PER_TORR
-        opacity = find_builtin(signal, image).opacity(signal, image, pressure)
+        opacity = find_builtin(signal, image, pressure=pressure).opacity(signal, image, pressure)
         return cls(config, Receiver.of(config), signal, image, opacity, _line(config, signal))
 
     def power(self, t_signal: Floats, t_image: Floats, r: int, a: int) -> Floats:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.atm.builtin import find_builtin
-from calib_gpu.atm.table import OpacityTable, read_table
+from calib_gpu.atm.builtin import find_builtin, given_table
+from calib_gpu.atm.table import OpacityTable
 from calib_gpu.backend.base import Backend
 from calib_gpu.errors import ConfigError, MissingValue
 from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, SkyTemperatures, airmass, bin_starts
@@ -47,15 +47,18 @@ def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | N
         return None
     if settings.atmosphere == "auto":
         axes = [scan.topocentric_signal] + ([] if rx.gains.single_sideband else [scan.topocentric_image])
-        return find_builtin(*axes)
-    return read_table(settings.atmosphere)
+        torr = site_value(scan, "pamb")
+        return find_builtin(*axes, pressure=None if torr is None else torr * PASCAL_PER_TORR)
+    return given_table(settings.atmosphere)
 
 
 def check_table(settings: Settings) -> None:
     """Raise what is wrong with the table of the settings before any scan is touched."""
-    table = None if settings.atmosphere in ("auto", "none") else read_table(settings.atmosphere)
-    used = settings.outranks_store("t_atm") and settings.pwv == "fit" and settings.atmosphere != "none"
-    if used and settings.t_atm == "table" and (table is None or table.t_eff is None):
+    if settings.atmosphere in ("auto", "none"):
+        return
+    table = given_table(settings.atmosphere)
+    used = settings.outranks_store("t_atm") and settings.pwv == "fit"
+    if used and settings.t_atm == "table" and table.t_eff is None:
         raise _no_t_eff()
 
 
