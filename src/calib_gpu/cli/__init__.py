@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "demo",
     "simulate",
     "ingest",
+    "atm",
     "run",
     "inspect",
     "explain",
