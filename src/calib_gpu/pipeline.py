@@ -26,7 +26,7 @@ from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher, published_scans
-from calib_gpu.stream import Workers, usable_cores
+from calib_gpu.stream import WORTH_SHARING, Workers, usable_cores
 
 log = logging.getLogger("calib_gpu")
 
@@ -274,9 +274,13 @@ class _Run:
 
     def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None], last: bool) -> None:
         loaded = _result(future, self.runner.workers)
-        prefetch_next()
         c, d, r, a, _ = loaded.scan.source.shape
-        self.progress.begin(str(scan), c * d * r * a * len(loaded.pairing.on))
+        samples = c * d * r * a * len(loaded.pairing.on)
+        if samples * loaded.scan.source.counts.dtype.itemsize >= WORTH_SHARING:
+            prefetch_next()
+        else:
+            last = True
+        self.progress.begin(str(scan), samples)
         staged = self.publisher.stage(scan)
         try:
             self.runner.calibrate(loaded, staged, self.progress.advance, last=last)

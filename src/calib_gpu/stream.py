@@ -21,6 +21,9 @@ from calib_gpu.store.l1 import Lane
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WORTH_SHARING = 4 * 1024 * 1024
+"""Bytes of counts from which work is shared between threads, and the next scan loaded while one is calibrated."""
+
 SIGNAL_LATENCY_S = 0.2
 """How long the main thread waits without a look at signals: Python runs their handlers only there."""
 
@@ -54,13 +57,18 @@ class Workers:
         if self.stop.is_set():
             raise Stopped("stopped by a signal", fix="run the same command again to go on")
 
-    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Run a task over items; results in their order. The first failure cancels what has not begun."""
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item], n_bytes: int | None = None) -> list[Result]:
+        """Run a task over items; results in their order. The first failure cancels what has not begun.
+
+        Work on few bytes is done by the calling thread: threads that take turns would need longer.
+        """
 
         def checked(item: Item) -> Result:
             self.check()
             return task(item)
 
+        if n_bytes is not None and n_bytes < WORTH_SHARING:
+            return [checked(item) for item in items]
         futures: list[Future[Result]] = [self._pool.submit(checked, item) for item in items]
         while wait(futures, timeout=SIGNAL_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
             if any(f.done() and f.exception() is not None for f in futures):

@@ -186,6 +186,7 @@ def _count(flags: NDArray[np.uint16], counts: NDArray[np.int64], times: int) -> 
         return
     counts[_ANY] += times * flags.size
     seen = np.bincount(flags, minlength=int(ENGINE_FLAGS) + 1)
-    values = np.flatnonzero(seen)
-    for bit in range(16):
-        counts[bit] += times * seen[values[(values >> bit) & 1 == 1]].sum()
+    for value in np.flatnonzero(seen).tolist():
+        for bit in range(16):
+            if value >> bit & 1:
+                counts[bit] += times * seen[value]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import load_contrast
-from calib_gpu.qa.sample import DumpSample
+from calib_gpu.qa.sample import DumpSample, median
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, set_powers
@@ -63,8 +63,7 @@ def load_metrics(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> dic
 
 def _median(values: Floats) -> float:
     """Median of those that are numbers; NaN without any."""
-    numbers = values[~np.isnan(values)]
-    return float(np.median(numbers)) if numbers.size else float("nan")
+    return median(values[~np.isnan(values)])
 
 
 def _median_of_dumps(values: Floats) -> Floats:
@@ -105,7 +104,7 @@ def _gain_drift(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> Floa
                 for s in pair
             )
             change = np.abs(g2 / g1 - 1.0)[good]
-        drift[r, a] = np.median(change) if change.size else np.nan
+        drift[r, a] = median(change)
         release(*(v[:, r, a] for s in pair for v in (s.hot, s.cold)))
     return drift
 
@@ -168,11 +167,11 @@ def spectrum_metrics(
         good = np.isfinite(spectrum)
         if not good.any():
             continue
-        out["baseline_offset_k"][pixel] = np.median(spectrum[good])
+        out["baseline_offset_k"][pixel] = median(spectrum[good])
         for name, value in zip(names[1:], ripple(spectrum, spacing), strict=True):
             out[name][pixel] = value
-        level = spectrum[good] - np.median(spectrum[good])
-        noise = 1.4826 * np.median(np.abs(level))
+        level = spectrum[good] - median(spectrum[good])
+        noise = 1.4826 * median(np.abs(level))
         out["negative_line"][pixel] = -level.min() > max(2.0 * level.max(), 10.0 * noise)
     out["baseline_offset_model_k"] = baseline_model(sample, factors, rx, atmosphere)
     out["n_dumps_sampled"] = int(sample.on.size)

@@ -42,8 +42,10 @@ class DumpSample:
 
     def observe(self, tile: Tile, spectra: NDArray[Any], t_sys: NDArray[np.float64]) -> None:
         """Take what belongs to the sample from a tile: ``spectra`` [R,A,B,C,d] in blocks of dumps, ``t_sys`` [R,A,C]."""
-        for n in np.flatnonzero(self.on == tile.on):
-            for i, j in np.ndindex(spectra.shape[:2]):
+        sampled = np.flatnonzero(self.on == tile.on)
+        for i, j in np.ndindex(spectra.shape[:2]):
+            level = median(t_sys[i, j][~np.isnan(t_sys[i, j])]) if sampled.size else np.nan
+            for n in sampled:
                 block, k = divmod(int(self.dump[n]), spectra.shape[4])
                 spectrum = spectra[i, j, block, :, k].astype(np.float64)
                 good = np.isfinite(spectrum)
@@ -52,7 +54,7 @@ class DumpSample:
                 r, a = tile.r.start + i, tile.a.start + j
                 self.rms[n, r, a] = lag_two_rms(spectrum)
                 self.band[n, r, a] = spectrum[good].mean()
-                self.t_sys[n, r, a] = np.nanmedian(t_sys[i, j])
+                self.t_sys[n, r, a] = level
                 exact = np.clip(np.where(good, spectrum, 0.0) / _QUANTUM, -_LIMIT, _LIMIT)
                 with self._lock:
                     self._sum[:, r, a] += np.rint(exact).astype(np.int64)
@@ -67,10 +69,19 @@ class DumpSample:
         return mean
 
 
+def median(values: NDArray[np.float64]) -> float:
+    """Median of numbers, NaN without any; np.median takes ten times as long for a small band."""
+    n = values.size
+    if n == 0:
+        return float("nan")
+    if n % 2:
+        return float(np.partition(values, n // 2)[n // 2])
+    middle = np.partition(values, (n // 2 - 1, n // 2))
+    return float(0.5 * (middle[n // 2 - 1] + middle[n // 2]))
+
+
 def lag_two_rms(spectrum: NDArray[np.float64]) -> float:
     """Noise of a spectrum [K]: 1.4826 MAD of (T[c+2] - T[c]) / sqrt 2; neighbours of an FFT spectrometer are correlated."""
     difference = (spectrum[2:] - spectrum[:-2]) / np.sqrt(2.0)
     difference = difference[np.isfinite(difference)]
-    if not difference.size:
-        return float("nan")
-    return float(1.4826 * np.median(np.abs(difference - np.median(difference))))
+    return 1.4826 * median(np.abs(difference - median(difference)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -124,5 +125,6 @@ def calibrate_scan(
             shards.abandon()
             raise
 
-    workers.map(run_lane, writer.lanes())
+    n_bytes = n_on * math.prod(source.shape[:4]) * source.counts.dtype.itemsize
+    workers.map(run_lane, writer.lanes(), n_bytes)
     return totals

@@ -158,7 +158,7 @@ class Reader:
             return n
 
         jobs = [(k, r, a) for k in range(len(subscans)) for r, a in self._cover(group)]
-        return flags, sum(self.workers.map(task, jobs))
+        return flags, sum(self.workers.map(task, jobs, _size(group, subscans)))
 
     def together(
         self, group: CountGroup, subscans: tuple[Subscan, ...], band: Floats | None = None
@@ -186,7 +186,12 @@ class Reader:
             release(total)
             return read
 
-        return mean, flags, sum(self.workers.map(task, self._cover(group)))
+        return mean, flags, sum(self.workers.map(task, self._cover(group), _size(group, subscans)))
+
+
+def _size(group: CountGroup, subscans: tuple[Subscan, ...]) -> int:
+    """Bytes of the counts of some subscans."""
+    return len(subscans) * math.prod(group.shape[:4]) * group.counts.dtype.itemsize
 
 
 def dump_time(group: CountGroup, sub: Subscan, present: int) -> float:

@@ -55,19 +55,26 @@ def zstd_content_size(frame: Buffer) -> int | None:
     return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
 
 
-class _Decoder(threading.local):
-    """A zstd decoder for each thread: for small chunks making one takes longer than decoding."""
+class _Coders(threading.local):
+    """zstd coders of a thread: for small chunks making one takes longer than its work."""
 
     def __init__(self) -> None:
-        self.zstd = zstandard.ZstdDecompressor()
+        self.decoder = zstandard.ZstdDecompressor()
+        self.encoders: dict[int, zstandard.ZstdCompressor] = {}
+
+    def encoder(self, level: int) -> zstandard.ZstdCompressor:
+        """The encoder of a level, with content size and checksum."""
+        if level not in self.encoders:
+            self.encoders[level] = zstandard.ZstdCompressor(level, write_checksum=True, write_content_size=True)
+        return self.encoders[level]
 
 
-_decoder: Final = _Decoder()
+_coders: Final = _Coders()
 
 
 def decode_small_zstd(data: Buffer) -> bytes:
     """The content of one frame that declares its size; :class:`zstandard.ZstdError` for anything else."""
-    return _decoder.zstd.decompress(data, allow_extra_data=False)
+    return _coders.decoder.decompress(data, allow_extra_data=False)
 
 
 def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
@@ -188,8 +195,7 @@ class Compressor:
 
 def encode_zstd(data: Any, level: int) -> bytes:
     """One zstd frame with content size and checksum."""
-    frame: bytes = numcodecs.zstd.compress(data, level, True)
-    return frame
+    return _coders.encoder(level).compress(data)
 
 
 def crc32c(data: Buffer) -> int:

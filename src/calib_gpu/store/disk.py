@@ -43,7 +43,7 @@ def _begin_writing(handle: int) -> None:
         )  # a hint: its result does not matter
 
 
-def _cannot(path: Path, error: OSError) -> OutputError:
+def _cannot(path: Path | str, error: OSError) -> OutputError:
     return OutputError(
         f"cannot write: {error.strerror}", array=str(path), fix="check space and permissions, then run again"
     )
@@ -60,14 +60,14 @@ def make_dirs(path: Path) -> None:
 class OutputFile:
     """A file that is appended to, its size and crc32c kept as it grows; durable after :func:`make_durable`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path, self.size, self._crc = path, 0, 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             try:
                 self._handle = os.open(path, flags, 0o666)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 self._handle = os.open(path, flags, 0o666)
         except OSError as error:
             raise _cannot(path, error) from None
@@ -100,7 +100,7 @@ class OutputFile:
             os.close(handle)
 
 
-def write_file(path: Path, data: bytes) -> tuple[int, int]:
+def write_file(path: Path | str, data: bytes) -> tuple[int, int]:
     """Write a new file; returns its size and crc32c."""
     file = OutputFile(path)
     try:

@@ -86,7 +86,7 @@ class ScanWriter:
         """Write an array whole, as one chunk."""
         row = ROWS[name]
         typed = values.astype(object if row.dtype == "str" else row.dtype)
-        files = write_array(self.folder / name, typed, axes, _attributes(name, attributes), self.plain)
+        files = write_array(f"{self.folder}/{name}", typed, axes, _attributes(name, attributes), self.plain)
         for file, entry in files.items():
             self.record(f"{name}/{file}", entry)
 
@@ -98,7 +98,7 @@ class ScanWriter:
         shape = (c, n_r, n_a)
         self._document(name, shape, row.dtype, shape, ("C", "R", "A"), (c, 1, 1), attributes)
         key = f"{name}/{chunk_key(0, 0, 0)}"
-        shard = ShardWriter(self.folder / key, (1, n_r, n_a), self.plain)
+        shard = ShardWriter(f"{self.folder}/{key}", (1, n_r, n_a), self.plain)
         try:
             for r, a in np.ndindex(n_r, n_a):
                 shard.append((0, r, a), np.ascontiguousarray(values(r, a), dtype=row.dtype))
@@ -136,7 +136,7 @@ class ScanWriter:
         compressor = self.compressor if name == "spectra" else self.plain
         doc = array_document(shape, dtype, chunk, axes, attrs, inner=inner, compressor=compressor)
         key = f"{name}/zarr.json"
-        self.record(key, disk.write_file(self.folder / key, dump_json(doc)))
+        self.record(key, disk.write_file(f"{self.folder}/{key}", dump_json(doc)))
 
     def finish(self, attributes: dict[str, Any]) -> str:
         """Write the group's ``zarr.json`` with the digests of all files, last; returns the scan's digest.
@@ -191,7 +191,7 @@ class LaneWriter:
         try:
             for name, key in self._keys.items():
                 compressor = scan.compressor if name == "spectra" else scan.plain
-                self._shards[name] = ShardWriter(scan.folder / key, grids[name], compressor)
+                self._shards[name] = ShardWriter(f"{scan.folder}/{key}", grids[name], compressor)
         except BaseException:
             self.abandon()
             raise

@@ -30,7 +30,7 @@ class ShardWriter:
         How the inner chunks are written.
     """
 
-    def __init__(self, path: Path, grid: tuple[int, ...], compressor: Compressor) -> None:
+    def __init__(self, path: Path | str, grid: tuple[int, ...], compressor: Compressor) -> None:
         self._file = OutputFile(path)
         self._index = np.full((*grid, 2), _ABSENT, dtype="<u8")
         self._compressor = compressor

@@ -22,7 +22,7 @@ def write_group(folder: Path, attributes: dict[str, Any]) -> None:
 
 
 def write_array(
-    folder: Path, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any], compressor: Compressor
+    folder: Path | str, values: NDArray[Any], axes: tuple[str, ...], attributes: dict[str, Any], compressor: Compressor
 ) -> dict[str, Entry]:
     """Write an array (numbers, bool or an object array of strings) as one chunk; the files by name."""
     kind = "string" if values.dtype == object else values.dtype.name
@@ -30,4 +30,4 @@ def write_array(
     document = array_document(values.shape, kind, chunk, axes, attributes, compressor=compressor)
     raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values)
     files = {"zarr.json": dump_json(document), chunk_key(*(0 for _ in axes)): compressor.encode(raw)}
-    return {name: disk.write_file(folder / name, data) for name, data in files.items()}
+    return {name: disk.write_file(f"{folder}/{name}", data) for name, data in files.items()}
