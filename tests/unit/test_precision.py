@@ -125,3 +125,21 @@ def test_auto_takes_the_codec_of_the_data(night: Path) -> None:
 
     assert codecs("exact") == ["bytes", "zstd"]
     assert codecs("bits6") == ["bytes", "blosc", "crc32c"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "auto"}, {"codec": "blosc_zstd", "dtype": "float32"}], ids=str)
+def test_zarrs_reads_l1(night: Path, settings: dict[str, Any]) -> None:
+    """The Rust implementation of Zarr, through its codec pipeline for zarr-python."""
+    pytest.importorskip("zarrs")
+    name = "-".join(["zarrs", *map(str, settings.values())])
+    calibrated(night, name, **settings)
+    path = str(night.parent / f"{name}.zarr" / SCAN)
+    arrays = ("spectra", "flags", "t_sys", "gamma", "sobsmode", "quantum" if "precision" in settings else "pwv")
+    plain = {a: zarr.open_group(path, mode="r")[a][...] for a in arrays if a in zarr.open_group(path, mode="r")}
+    with zarr.config.set(
+        {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.validate_checksums": True}
+    ):
+        group = zarr.open_group(path, mode="r")
+        assert type(group["spectra"].async_array.codec_pipeline).__module__.startswith("zarrs")
+        for a, expected in plain.items():
+            np.testing.assert_array_equal(group[a][...], expected)

@@ -16,8 +16,8 @@ from calib_gpu.physics.loads import LoadPowers
 from calib_gpu.records import DumpStats, Floats, pixel_major
 from calib_gpu.schema import ENGINE_FLAGS, Flag
 
-PIECE: Final = 32 * 1024
-"""Samples worked on at a time: 256 KiB of float64, so that the passes over a piece stay in the cache."""
+PIECE: Final = 128 * 1024
+"""Samples worked on at a time: 1 MiB of float64 stays in a second-level cache, and threads meet less often between calls."""
 
 _ANY: Final = 16
 """Place of the samples with any bit set, behind those of the 16 bits."""

@@ -48,10 +48,13 @@ def bench(
     import tempfile
 
     from calib_gpu.bench.cases import CASES, Options, run_bench
+    from calib_gpu.store.disk import make_dirs
 
     if quick:
         preset, repeat = "S", 1
     chosen = parse_names(cases)
+    if work is not None:
+        make_dirs(work)
     with tempfile.TemporaryDirectory(prefix="calib-gpu-bench-", dir=work) as folder:
         options = Options(Path(folder), preset, l0, parse_numbers(workers), repeat, chosen, cold)
         skipped = () if chosen or not quick else tuple(name for name, case in CASES.items() if not case.quick)

@@ -33,6 +33,8 @@ class _Thread(threading.local):
 
 
 _thread: Final = _Thread()
+_turn: Final = threading.Lock()
+"""One row at a time: threads that hand the interpreter to each other at every call need longer than one alone."""
 
 
 def row_axis(layout: Layout, region: Region, out: NDArray[Any]) -> int | None:
@@ -66,9 +68,10 @@ def read_rows(
     try:
         for coords in itertools.product(*grids):
             before, behind = layout.key_around(coords, axis)
-            for k in range(n_row):
-                n = _read_chunk(handle, f"{before}{region[axis].start + k}{behind}", row[k * size : (k + 1) * size])
-                total += n or usual((*coords[:axis], region[axis].start + k, *coords[axis + 1 :]), chunks[k])
+            with _turn:
+                for k in range(n_row):
+                    n = _read_chunk(handle, f"{before}{region[axis].start + k}{behind}", row[k * size : (k + 1) * size])
+                    total += n or usual((*coords[:axis], region[axis].start + k, *coords[axis + 1 :]), chunks[k])
             _place(chunks, axis, coords, region, inner, out)
     finally:
         os.close(handle)
