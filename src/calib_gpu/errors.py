@@ -19,7 +19,8 @@
         ├── MissingValue         a required array or value is absent
         ├── BadShape             an array has the wrong rank or length
         ├── BadType              an array has a type that cannot be read
-        └── Unreadable           a chunk or a metadata document is missing, cut or corrupt
+        ├── Unreadable           a chunk or a metadata document is missing, cut or corrupt
+        └── OutOfMemory          the scan needs more memory than there is
 """
 
 from __future__ import annotations
@@ -159,3 +160,7 @@ class BadType(ScanFailure, TypeError):
 
 class Unreadable(ScanFailure, OSError):
     """A chunk or a metadata document is missing, cut short or corrupt."""
+
+
+class OutOfMemory(ScanFailure, MemoryError):
+    """The scan needs more memory than there is, often because its shape is not what it should be."""

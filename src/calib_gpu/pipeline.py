@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from calib_gpu.backend import get_backend
-from calib_gpu.errors import CalibError, ConfigError, Exit, OutputError, ScanFailure, Stopped
+from calib_gpu.errors import CalibError, ConfigError, Exit, OutOfMemory, OutputError, ScanFailure, Stopped
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.records import TIMINGS, ScanId, ScanReport
+from calib_gpu.records import ScanId, ScanReport
+from calib_gpu.report_lines import summary_line, timing_line
 from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings
@@ -299,6 +300,11 @@ class _Run:
         except CalibError as error:
             error.at(line.scan)
             line.status, line.error, line.message = "failed", error.kind, str(error)
+        except MemoryError:
+            lack = OutOfMemory("does not fit", array=f"stage {line.stage}", fix="is its shape what it should be?").at(
+                line.scan
+            )
+            line.status, line.error, line.message = "failed", lack.kind, str(lack)
         except Exception as error:  # a defect of ours in one scan must not stop the night
             log.exception("%s: internal error in stage %s", line.scan, line.stage)
             line.status, line.error = "failed", "InternalError"
@@ -341,19 +347,3 @@ def _result(future: Future[LoadedScan], workers: Workers) -> LoadedScan:
     while not wait([future], timeout=0.2).done:
         workers.check()
     return future.result()
-
-
-def summary_line(line: ScanReport) -> str:
-    """The log line of what a scan gave: water vapour, system temperature, flagged samples, QA warnings."""
-    pwv = "no atmosphere" if line.pwv_mm is None else f"PWV {line.pwv_mm:.3f} mm ({line.pwv_status})"
-    t_sys = "" if line.t_sys_k is None else f", T_sys {line.t_sys_k:.0f} K"
-    qa = f", QA: {', '.join(line.qa_warnings)}" if line.qa_warnings else ""
-    return f"{line.scan}: {pwv}{t_sys}, {100.0 * line.flagged:.1f} % flagged{qa}"
-
-
-def timing_line(line: ScanReport) -> str:
-    """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
-    if line.status == "skipped":
-        return f"{line.scan}: skipped, done with the same settings"
-    times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in TIMINGS)
-    return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}"

@@ -75,7 +75,8 @@ class ScanRunner:
         self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
         self._array_limit = settings.memory // MEMORY_PER_ARRAY
         self.arrays = PixelArrays(scratch, self._array_limit)
-        self.reader = Reader(backend, workers, LOAD_TILE_BYTES, self.arrays)
+        self._least_tile = settings.memory // 4 // workers.count
+        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, self._least_tile), self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
@@ -211,7 +212,7 @@ class ScanRunner:
         sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
         scan_bytes = sum(size for size in sizes if size <= self._array_limit)
         left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
-        return min(left, TILE_BYTES)
+        return min(max(left, self._least_tile), TILE_BYTES)
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

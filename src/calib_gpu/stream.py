@@ -21,6 +21,9 @@ from calib_gpu.store.l1 import Lane
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+CHANNEL_BYTES = 80
+"""What a channel of a tile takes beside its samples: reference, factor, transmission, T_sys, flags, and what makes them."""
+
 WORTH_SHARING = 4 * 1024 * 1024
 """Bytes of counts from which work is shared between threads, and the next scan loaded while one is calibrated."""
 

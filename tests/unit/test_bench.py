@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +83,6 @@ def test_the_floor_knows_total_power_and_saturation(tmp_path: Path) -> None:
     for name in ("spectra", "flags"):
         np.testing.assert_array_equal(values(tmp_path / "floor", scan.path, name), values(l1, scan.path, name))
     assert np.count_nonzero(values(l1, scan.path, "flags") & Flag.INVALID_COUNT) > 0
-
-
-@pytest.mark.parametrize("cname", ["zstd", "lz4"])
-def test_the_floor_takes_the_codec_from_the_document(night: tuple[Path, Path], tmp_path: Path, cname: str) -> None:
-    l0, l1 = night
-    plan = plan_scan(l0, l1, scans_of(l1)[0])
-    documents = {name: json.loads(text) for name, text in plan.documents.items()}
-    for document, typesize in zip(documents.values(), (8, 2), strict=True):
-        options = {"cname": cname, "clevel": 1, "shuffle": "bitshuffle", "typesize": typesize, "blocksize": 0}
-        document["codecs"][0]["configuration"]["codecs"][-1] = {"name": "blosc", "configuration": options}
-    other = replace(plan, documents={name: json.dumps(document) for name, document in documents.items()})
-    run_floor([other], tmp_path / "floor", workers=1)
-    for name in ("spectra", "flags"):
-        np.testing.assert_array_equal(values(tmp_path / "floor", plan.name, name), values(l1, plan.name, name))
 
 
 def test_the_floor_writes_the_files_of_the_engine(night: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numcodecs.blosc
 import numpy as np
 import pytest
 import tensorstore
@@ -15,6 +17,7 @@ import calib_gpu
 from calib_gpu.backend import get_backend
 from calib_gpu.physics.calibration import SampleRule, radiometer_quantum
 from calib_gpu.simulate import realistic, simulate
+from calib_gpu.store import codecs
 
 SCAN = "scan_025650"
 
@@ -143,3 +146,54 @@ def test_zarrs_reads_l1(night: Path, settings: dict[str, Any]) -> None:
         assert type(group["spectra"].async_array.codec_pipeline).__module__.startswith("zarrs")
         for a, expected in plain.items():
             np.testing.assert_array_equal(group[a][...], expected)
+
+
+def test_blosc_gives_the_same_bytes_in_every_thread() -> None:
+    """Its own threads would order the blocks of a chunk by chance."""
+    chunk = np.rint(np.random.default_rng(2).normal(size=1 << 17) * 64.0) / 64.0
+    for name in ("blosc_zstd", "blosc_lz4"):
+        assert len({codecs.Compressor(name).encode(chunk) for _ in range(150)}) == 1
+    assert numcodecs.blosc.use_threads is False
+
+
+@pytest.mark.parametrize("kind", ["subscan", "dump"])
+def test_the_quantum_counts_the_dumps_that_are_there(tmp_path: Path, kind: str) -> None:
+    """Where L0 does not tell the number of dumps, padding must not make a dump look shorter than it is."""
+    simulate(tmp_path / "l0.zarr", realistic("tiny", padding=3))
+    group = tmp_path / "l0.zarr" / SCAN / "source"
+    shutil.rmtree(group / "n_dump")
+    if kind == "dump":
+        document = json.loads((group.parent / "zarr.json").read_bytes())
+        document["attributes"]["exptime_kind"] = "dump"
+        (group.parent / "zarr.json").write_text(json.dumps(document))
+    rounded = calibrated(tmp_path / "l0.zarr", "rounded", precision="auto")
+    quantum, t_on = rounded["quantum"][:], rounded["exptime_on"][:]
+    spacing = abs(np.diff(rounded["frequency_signal"][:2])[0])
+    sigma = np.nanmin(rounded["t_sys"][:], axis=0) / np.sqrt(spacing * t_on)
+    assert np.all(quantum <= sigma / 64.0)
+    assert np.all(quantum > sigma / 128.0 * (1 - 1e-12))
+
+
+@pytest.mark.parametrize(
+    ("on", "factor", "quantum", "dtype", "expected"),
+    [
+        (3, 1e30, 2.0**40, np.float32, 3e30),  # beyond the quantum: as it is
+        (2**31 - 1, 1e38, 2.0**100, np.float32, None),  # overflows float32: flagged
+        (1e306, 1.0, 2.0**-10, np.float64, 1e306),  # value / quantum would overflow
+    ],
+)
+def test_extremes_are_flagged_as_without_rounding(
+    on: float, factor: float, quantum: float, dtype: type, expected: float | None
+) -> None:
+    counts = np.array([[[[on]]]], np.float64 if isinstance(on, float) else np.int64)
+    results = []
+    for q in (0.0, quantum):
+        spectra, flags = np.empty((1, 1, 1, 1, 1), dtype), np.empty((1, 1, 1, 1, 1), np.uint16)
+        get_backend("numpy").calibrate_tile(
+            counts, np.zeros((1, 1, 1)), np.full((1, 1, 1), factor), np.zeros((1, 1, 1), np.uint16), np.array([[q]]),
+            SampleRule(None, None), 1, spectra, flags,
+        )  # fmt: skip
+        results.append((spectra.item(), flags.item()))
+    assert results[0][1] == results[1][1] == (2048 if expected is None else 0)
+    if expected is not None:
+        assert results[1][0] == pytest.approx(expected, rel=1e-6)

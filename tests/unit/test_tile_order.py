@@ -73,7 +73,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
 CHUNKINGS = {
     "one subscan": (1024, 8, 1, 1, 1), "whole array": (1024, 8, 1, 2, 99), "a dump and some channels": (100, 1, 1, 1, 1),
     "subscans innermost": (1024, 8, 1, 1, 99), "two subscans": (300, 3, 1, 2, 2), "all pixels": (1024, 8, 1, 2, 1),
-    "one channel": (1, 8, 1, 2, 99),
+    "one channel": (1, 8, 1, 2, 99), "longer than the array": (4096, 9, 1, 2, 400),
 }  # fmt: skip
 
 
@@ -95,9 +95,9 @@ def test_l1_does_not_depend_on_the_chunking(
     report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr", calib_gpu.Settings(workers=2))
     assert report.count("ok") == 3
     assert products(tmp_path / "l1.zarr") == expected
-    if CHUNKINGS[name][4] > 1:
+    if name not in ("a dump and some channels", "one subscan"):  # these are read row by row, another way
         assert decoded
-        assert len(set(decoded)) == len(decoded)  # every chunk once
+        assert [d for d in set(decoded) if decoded.count(d) > 1] == []  # every chunk once
     assert not any((tmp_path / "l1.zarr.run" / "staging").iterdir())
 
 
@@ -107,7 +107,7 @@ def test_pixels_that_do_not_fit_a_tile_are_decoded_once(
     folder, expected = night
     l0 = rechunked(folder / "l0.zarr", tmp_path / "l0.zarr", CHUNKINGS["all pixels"])
     made: list[int] = []
-    monkeypatch.setattr("calib_gpu.scan_run.LOAD_TILE_BYTES", 40_000)  # of 65,536 for both pixels of a subscan
+    monkeypatch.setattr("calib_gpu.scan_run.LOAD_TILE_BYTES", 200_000)  # of 393,216 for a tile of both pixels
     monkeypatch.setattr("calib_gpu.stages.load.ScratchFile", lambda at: made.append(1) or ScratchFile(at))
     assert calib_gpu.calibrate(l0, tmp_path / "l1.zarr").count("ok") == 3
     assert made

@@ -110,7 +110,10 @@ class NumpyBackend:
                 k = factor[r, a] / q if q else factor[r, a]  # exact: q is a power of two
                 # integer counts times such a factor are finite: no need to look at every sample
                 safe = on.dtype.kind != "f" and bool(
-                    np.all((np.abs(k) < limit) & (np.abs(ref[r, a]) < 1e20) | (base[r, a] != 0))
+                    np.all(
+                        (np.maximum(np.abs(factor[r, a]), np.abs(k)) < limit) & (np.abs(ref[r, a]) < 1e20)
+                        | (base[r, a] != 0)
+                    )
                 )
                 whole = np.zeros(n_c, bool)  # channels of pieces that hold nothing but valid counts
                 for c in range(0, n_c, step):
@@ -119,8 +122,12 @@ class NumpyBackend:
                     np.subtract(on[r, a, here], ref[r, a, here, None], out=values, casting="unsafe", dtype=np.float64)
                     np.multiply(values, k[here, None], out=values)
                     if q:
+                        if not safe:  # from 2^53 on they are whole multiples already, and may overflow
+                            exact = (on[r, a, here] - ref[r, a, here, None]) * factor[r, a, here, None]
                         np.rint(values, out=values)
                         np.multiply(values, q, out=values)
+                        if not safe:
+                            values[...] = np.where(np.abs(exact) < q * 2.0**53, values, exact)
                     marks = _marks(on[r, a, here], base[r, a, here], rule, n_dump, present)
                     if not safe:
                         with_any = base[r, a, here, None] if marks is None else marks

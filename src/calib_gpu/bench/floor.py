@@ -44,8 +44,6 @@ from calib_gpu.store import disk
 PIECE: Final = 64 * 1024
 """Samples worked on at a time: 512 KiB of float64; the fastest of the sizes tried."""
 
-SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-
 
 class Buffers(threading.local):
     """Buffers of a thread, by name; allocated once."""
@@ -164,9 +162,6 @@ class Output:
         self.encode: Callable[[NDArray[Any]], bytes]
         if [c["name"] for c in chain] == ["bytes", "zstd"]:
             self.encode = lambda data: numcodecs.zstd.compress(data, options["level"], options["checksum"])
-        elif [c["name"] for c in chain] == ["bytes", "blosc"]:
-            shuffle, cname = SHUFFLES[options["shuffle"]], options["cname"].encode()
-            self.encode = lambda data: numcodecs.blosc.compress(data, cname, options["clevel"], shuffle)
         else:
             raise ConfigError("the floor does not know this codec of L1", array=str(folder), value=name)
 

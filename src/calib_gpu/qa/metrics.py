@@ -104,7 +104,7 @@ def _gain_drift(resolved: ResolvedLoads, rx: Receiver, factors: Factors) -> Floa
                 for s in pair
             )
             change = np.abs(g2 / g1 - 1.0)[good]
-        drift[r, a] = median(change)
+        drift[r, a] = _median(change)
         release(*(v[:, r, a] for s in pair for v in (s.hot, s.cold)))
     return drift
 

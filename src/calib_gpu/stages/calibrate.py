@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,7 @@ from calib_gpu.qa.sample import DumpSample
 from calib_gpu.schema import Flag
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.store.l1 import Lane, LaneWriter, ScanWriter
-from calib_gpu.stream import Blocks, Workers, read_tile
-
-FACTOR_BYTES: Final = 80
-"""What a channel of a tile takes beside its samples: reference, factor, transmission, T_sys, flags, and what makes them."""
+from calib_gpu.stream import CHANNEL_BYTES, Blocks, Workers, read_tile
 
 
 @dataclass
@@ -66,7 +62,7 @@ def calibrate_scan(
     _, d, n_r, n_a, _ = source.shape
     n_on = len(factors.pairing.on)
     sample_bytes = source.counts.dtype.itemsize + writer.dtype.itemsize + 2
-    blocks = Blocks.plan(source, sample_bytes, tile_bytes, FACTOR_BYTES)
+    blocks = Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES)
     totals = TileTotals(
         np.zeros((n_r, n_a, 16), np.int64),
         np.zeros((n_r, n_a), np.int64),

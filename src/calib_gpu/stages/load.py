@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections import OrderedDict
@@ -35,8 +36,9 @@ from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import is_finite, subscan_class
 from calib_gpu.store.pixel_arrays import PixelArrays, release
+from calib_gpu.store.shards import pixel_block
 from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
-from calib_gpu.stream import Blocks, Workers, read_tile
+from calib_gpu.stream import CHANNEL_BYTES, Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
 CHUNKS_BYTES: Final = 256 * 1024 * 1024
@@ -123,7 +125,10 @@ class Reader:
 
     def laid_out(self, group: CountGroup) -> tuple[CountGroup, int]:
         """The group, its counts in tile order where tiles would decode chunks more than once; bytes read for that."""
-        if not cuts_chunks(group, self.budget):
+        c, d, *pixels, _ = group.shape
+        in_shards = math.prod(pixel_block((pixels[0], pixels[1]), c * d * 8)) < math.prod(pixels)
+        on_tile = c * (d * (group.counts.dtype.itemsize + 10) + CHANNEL_BYTES)  # spectra and flags take 10 bytes
+        if not cuts_chunks(group, 1 if in_shards else self.budget // on_tile):
             return group, 0
         chunk_bytes = math.prod(group.counts.read_chunk) * group.counts.dtype.itemsize
         parts = min(self.workers.count, max(1, CHUNKS_BYTES // (2 * chunk_bytes)))
@@ -321,13 +326,13 @@ class LoadSetCache:
     def get(self, scan: ScanId) -> LoadSet | None:
         """The load set of a scan's ``calibration/``; None if it is not complete; raises if it is damaged."""
         if scan in self.damaged:
-            raise self.damaged[scan]
+            raise copy.copy(self.damaged[scan])
         if scan not in self._held:
             try:
                 self._held[scan], n = self._read(scan)
             except ScanFailure as error:
                 error.at(str(scan))
-                self.damaged[scan] = error
+                self.damaged[scan] = copy.copy(error)  # without the frames that the error holds
                 raise
             self.bytes_read += n
             while len(self._held) > CACHED_SETS:

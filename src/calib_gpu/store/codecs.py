@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 Buffer = bytes | memoryview
 
+numcodecs.blosc.use_threads = False  # its own threads put blocks in the order in which they end: other bytes each time
+
 BLOSC_BLOCK_BYTES: Final = 256 * 1024
 """By measurement: zstd behind a bit shuffle is a third faster than on blosc's own choice, lz4 does not care."""
 

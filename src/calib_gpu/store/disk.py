@@ -19,6 +19,9 @@ import google_crc32c
 
 from calib_gpu.errors import OutputError
 
+SCRATCH_SHARE: Final = 0.5
+"""Share of the free space that one array of a scan may take."""
+
 EARLY_WRITE_BYTES: Final = 4 * 1024 * 1024
 """Files from this size on start on their way to the disk when they are closed, so that the end has less to wait for."""
 
@@ -156,6 +159,9 @@ class ScratchFile:
 def map_scratch(folder: Path, size: int) -> mmap.mmap:
     """A zeroed file without a name, in memory as far as it is used; its space is reserved, so that writing cannot fail."""
     try:
+        place = os.statvfs(folder)
+        if size > place.f_bavail * place.f_frsize * SCRATCH_SHARE:  # reserving it would starve the output
+            raise OSError(errno.ENOSPC, f"an array of the scan takes {size} bytes, more than half of the free space")
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)
             return mmap.mmap(file.fileno(), size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +13,15 @@ from calib_gpu.errors import Unreadable
 
 DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
 HELD_BYTES: Final = 64 * 1024 * 1024
-"""Larger files are digested block by block and not held."""
+"""Most bytes that are held of a group; what is beyond is digested block by block, and read again where it is needed."""
 
 
 class GroupFiles:
     """Files below a folder, by the folder (array) that they lie in; of ``counts`` only the documents are read.
 
-    ``digest`` is the sha256 over names, sizes and bytes of all files; of the chunks of ``counts`` the bytes are left out.
+    Held are the group's own documents and the files of ``arrays``, up to a bound; what is not held is read again where it
+    is needed. ``digest`` is the sha256 over names, sizes and bytes of all files; of the chunks of ``counts`` the bytes are
+    left out.
 
     Raises
     ------
@@ -27,18 +29,19 @@ class GroupFiles:
         A file cannot be read, or is no regular file.
     """
 
-    def __init__(self, folder: Path, counts: str = "") -> None:
+    def __init__(self, folder: Path, counts: str = "", arrays: Container[str] = ()) -> None:
         self._held: dict[str, dict[str, bytes]] = {}
-        digest, top = hashlib.sha256(), len(str(folder)) + 1
+        digest, top, room = hashlib.sha256(), len(str(folder)) + 1, HELD_BYTES
         try:
             for path, size in _walk(str(folder)):
                 relative = path[top:]
-                digest.update(f"{relative} {size}\n".encode())
+                digest.update(os.fsencode(f"{relative} {size}\n"))
                 array, _, name = relative.partition("/") if "/" in relative else ("", "", relative)
                 if array == counts and counts and os.path.basename(name) not in DOCUMENTS:
                     continue
-                raw = _read(path, size, digest)
+                raw = _read(path, digest, room if not array or array in arrays else 0)
                 if raw is not None:
+                    room -= len(raw)
                     self._held.setdefault(array, {})[name] = raw
         except OSError as error:
             if isinstance(error, Unreadable):
@@ -55,30 +58,28 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
     """Path and size of all files, those of a folder before its folders, by name."""
     folders = []
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if entry.is_dir():
+        if entry.is_dir(follow_symlinks=False):
             folders.append(entry.path)
-        else:
+        elif not entry.is_dir():  # links to folders may lead in circles
             yield entry.path, entry.stat().st_size
     for path in folders:
         yield from _walk(path)
 
 
-def _read(path: str, size: int, digest: Any) -> bytes | None:
-    """Add a file to the digest; its bytes, None if they are too many to be held."""
+def _read(path: str, digest: Any, room: int) -> bytes | None:
+    """Add a file to the digest; its bytes, None if they are more than ``room``."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise Unreadable("not a regular file", array=path)
-        if size <= HELD_BYTES:
-            raw = os.read(handle, size + 1)
-            if len(raw) <= size:
-                digest.update(raw)
-                return raw
+        held = bytearray()
         while block := os.read(handle, 1 << 20):
             digest.update(block)
+            if len(held) <= room:
+                held += block
+        return bytes(held) if len(held) <= room else None
     finally:
         os.close(handle)
-    return None
 
 
 def tree_digest(folder: Path) -> str:

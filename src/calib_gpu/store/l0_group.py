@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Subscan, Tuning
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.group_files import GroupFiles
-from calib_gpu.store.metadata import group_attrs, has_array
+from calib_gpu.store.metadata import NODES, group_attrs, has_array
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -61,7 +62,7 @@ class GroupReader:
 
     def __init__(self, path: Path, name: str, table: tuple[schema.Array, ...], scan_attrs: Mapping[str, Any]) -> None:
         self.path, self.name, self.table = path, name, table
-        self.files = GroupFiles(path, counts="data_5d")
+        self.files = GroupFiles(path, counts="data_5d", arrays={row.name for row in table})
         self.attrs = {**scan_attrs, **group_attrs(path, self.files.of())}
 
     def read(self) -> CountGroup:
@@ -123,7 +124,7 @@ class GroupReader:
     def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
         label = self._label(row.name)
         held = self.files.of(row.name)
-        if not held and not has_array(self.path / row.name):
+        if held.keys().isdisjoint(NODES) and not has_array(self.path / row.name):
             if row.required:
                 raise MissingValue("required array is missing", array=label, rule=row.meaning)
             return None
@@ -195,6 +196,8 @@ class GroupReader:
         exptime, elevation = (np.broadcast_to(arrays.get(name, nothing), (n,)) for name in ("exptime", "elevation"))
         n_dump = np.broadcast_to(arrays["n_dump"], (n,)) if "n_dump" in arrays else None
         start = self._choice("time_ref", "mid", ("mid", "start")) == "start"
+        needed = start and per_dump and n_dump is None
+        counted = count_dumps(counts, rule) if needed else []
         out = []
         for s in range(n):
             dumps = None if n_dump is None else int(n_dump[s])
@@ -209,7 +212,7 @@ class GroupReader:
                     raise MissingValue("needed with time_ref = start", array=self._label("exptime"), rule=rule_text)
                 half = 0.5e6 * float(exptime[s])
                 if per_dump:
-                    half *= dumps if dumps is not None else count_dumps(counts, rule, s)
+                    half *= dumps if dumps is not None else counted[s]
             kind = schema.SUBSCAN_CLASSES.get(subscan_class(str(arrays["sobsmode"][s])), "")
             mid, begin = int(np.rint(stored + half)), int(np.rint(stored))
             out.append(Subscan(s, kind, mid, begin, float(mjd[s]), float(elevation[s]), float(exptime[s]), dumps))
@@ -227,12 +230,15 @@ class GroupReader:
         return float(value)
 
 
-def count_dumps(counts: ChunkedArray, rule: SampleRule, subscan: int) -> int:
-    """Number of dumps of a subscan that hold any valid sample; reads it pixel by pixel."""
-    c, d, n_r, n_a, _ = counts.shape
-    found, buffer = np.zeros(d, dtype=bool), np.empty((c, d), counts.dtype)
-    for r, a in np.ndindex(n_r, n_a):
-        region = (slice(0, c), slice(0, d), slice(r, r + 1), slice(a, a + 1), slice(subscan, subscan + 1))
-        counts.read(region, buffer[:, :, None, None, None])
-        found |= rule.valid(buffer, d).any(axis=0)
-    return int(np.count_nonzero(found))
+def count_dumps(counts: ChunkedArray, rule: SampleRule) -> list[int]:
+    """Number of dumps of each subscan that hold any valid sample; every chunk is decoded once."""
+    _, n_d, *_, n_s = counts.shape
+    found = np.zeros((n_s, n_d), dtype=bool)
+    steps = (range(0, n, k) for n, k in zip(counts.shape, counts.read_chunk, strict=True))
+    for origin in itertools.product(*steps):
+        region = tuple(slice(o, min(o + k, n)) for o, k, n in zip(origin, counts.read_chunk, counts.shape, strict=True))
+        chunk = np.empty([s.stop - s.start for s in region], counts.dtype)
+        counts.read(region, chunk)
+        valid = rule.valid(np.moveaxis(chunk, 1, -1), chunk.shape[1])  # [C,R,A,S,D]
+        found[region[4], region[1]] |= valid.any(axis=(0, 1, 2))
+    return [int(n) for n in np.count_nonzero(found, axis=1)]

@@ -21,6 +21,9 @@ from calib_gpu.store import codecs
 
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_RANK: Final = 32
+NODES: Final = ("zarr.json", ".zarray")
+"""Documents of an array, v3 and v2."""
+
 NUMERIC: Final = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 }  # fmt: skip
@@ -95,7 +98,7 @@ def read_json(path: Path, raw: bytes | None = None) -> Any:
 
 def has_array(path: Path) -> bool:
     """True if there is a document that should be an array's, without reading it."""
-    return any(os.path.lexists(f"{path}/{name}") for name in ("zarr.json", ".zarray"))
+    return any(os.path.lexists(f"{path}/{name}") for name in NODES)
 
 
 def node_kind(path: Path) -> str:

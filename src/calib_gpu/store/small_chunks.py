@@ -64,7 +64,10 @@ def read_rows(
     grids = [range(s.start // n, (s.stop - 1) // n + 1) for s, n in zip(region, inner, strict=True)]
     grids[axis] = range(1)
     total = 0
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        handle = -1  # no file can be opened there: the usual way says why
     try:
         for coords in itertools.product(*grids):
             before, behind = layout.key_around(coords, axis)
@@ -74,7 +77,8 @@ def read_rows(
                     total += n or usual((*coords[:axis], region[axis].start + k, *coords[axis + 1 :]), chunks[k])
             _place(chunks, axis, coords, region, inner, out)
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
     return total
 
 

@@ -31,7 +31,8 @@ class TileOrderCounts:
     """Counts in a file, in pieces; read like a :class:`calib_gpu.store.chunks.ChunkedArray`."""
 
     def __init__(self, counts: Counts, file: ScratchFile) -> None:
-        self.shape, self.dtype, self._chunk, self._file = counts.shape, counts.dtype, counts.read_chunk, file
+        self.shape, self.dtype, self._file = counts.shape, counts.dtype, file
+        self._chunk = tuple(min(k, n) for k, n in zip(counts.read_chunk, self.shape, strict=True))
         c, *others = self._chunk
         self._step = min(c, max(1, PIECE_BYTES // (math.prod(others) * self.dtype.itemsize)))
         self._pixel_bytes = self._step * self._chunk[1] * self.dtype.itemsize
@@ -98,12 +99,10 @@ class TileOrderCounts:
         self._file.close()
 
 
-def cuts_chunks(group: CountGroup, tile_bytes: int) -> bool:
-    """True if tiles of a subscan, as many pixels as fit ``tile_bytes``, would decode chunks more than once."""
+def cuts_chunks(group: CountGroup, pixels: int) -> bool:
+    """True if tiles of at most ``pixels`` pixels of a subscan would decode chunks more than once."""
     _, _, r, a, s = group.counts.read_chunk
-    n_c, n_d, *_ = group.shape
-    whole_spectra = n_c * n_d * r * a * group.counts.dtype.itemsize
-    return (s > 1 and len(group.subscans) > 1) or (r * a > 1 and whole_spectra > tile_bytes)
+    return (s > 1 and len(group.subscans) > 1) or r * a > max(1, pixels)
 
 
 def in_tile_order(counts: Counts, file: ScratchFile, parts: int, run: Run) -> tuple[TileOrderCounts, int]:
