@@ -186,8 +186,8 @@ class ScanRunner:
             )
             report.warnings += [*rx.warnings, *atmosphere.warnings]
             attributes = scan_attributes(
-                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used, metrics.as_json(qa), flags,
-                loaded.inputs, totals,
+                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used,
+                metrics.as_json(qa, settings), flags, loaded.inputs, totals,
             )  # fmt: skip
             attributes["warnings"] = list(report.warnings)
             report.digest = writer.finish(attributes)

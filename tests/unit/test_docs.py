@@ -134,7 +134,7 @@ def test_command_lines_parse(page: Path) -> None:
 
 def test_readme_has_commands() -> None:
     assert {arguments[0] for arguments in commands(README)} == {
-        "simulate", "inspect", "explain", "run", "check", "doctor", "ingest", "report", "plot",
+        "simulate", "inspect", "explain", "run", "check", "doctor", "ingest", "report", "plot", "profiles",
     }  # fmt: skip
 
 
