@@ -168,7 +168,7 @@ class ScanRunner:
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
-            write_scan_arrays(writer, factors, atmosphere, on, ref)
+            write_scan_arrays(writer, factors, atmosphere, settings, on, ref)
             if settings.precision_bits is not None:
                 writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
