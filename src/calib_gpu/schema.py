@@ -125,6 +125,12 @@ TOLD: Final = (
 )
 """What L0 may tell of itself; needed only where the velocity of LSR frequencies is computed."""
 
+READ_ATTRIBUTES: Final = (
+    "fill", "adc_saturation", "time_ref", "exptime_kind", "ref_channel_base", "freq_off_applied", "frequency_frame",
+    "frame_velocity_m_s", "tuning_id", "pwv_header", "source_name", "simulated", *(row.name for row in TOLD),
+)  # fmt: skip
+"""All attributes that a scan is made from, whether the store, the scan or the group has them."""
+
 # --- subscan classes ------------------------------------------------------------------------------------------------
 
 SUBSCAN_CLASSES: Final = {

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 import calib_gpu
-from calib_gpu import Settings, schema
+from calib_gpu import ConfigError, Settings, schema
 from calib_gpu.pipeline import calibrate
 from calib_gpu.qa.products import open_products
 from calib_gpu.qa.report.summary import summarise
@@ -79,6 +79,27 @@ def test_airmass_of_the_offs(tmp_path: Path, settings: Settings, has: bool) -> N
     expected = 1.0 / np.sin(elevation[[0, 3]]) if has else [np.nan, np.nan]
     np.testing.assert_allclose(out["airmass_off"][:], expected, rtol=1e-14)
     assert out["airmass_off"].metadata.dimension_names == ("off",)
+
+
+@pytest.mark.parametrize("place", ["", "scan_025650"])
+@pytest.mark.parametrize(("attribute", "noticed"), [
+    ({"frame_velocity_m_s": 2e3}, True), ({"source_lat_deg": 7.0}, True), ({"adc_saturation": 1e9}, True),
+    ({"time_ref": "start"}, True), ({"remark": "moved to another disk"}, False),
+], ids=str)  # fmt: skip
+def test_a_rerun_notices_other_attributes(tmp_path: Path, attribute: dict[str, Any], noticed: bool, place: str) -> None:
+    """What a scan was made from lies above its group as well; a remark does not count."""
+    names = ("source_lon_deg", "source_lat_deg", "frame_velocity_m_s")
+    about = {"frequency_frame": "lsrk"} | dict(zip(names, (83.8, -5.4, 1e3), strict=True))
+    scan = small_scan(shape=SHAPE)
+    scan.attrs |= about if place else {"frequency_frame": "lsrk"}
+    scan.write(L0Writer(tmp_path / "l0.zarr", {} if place else about))
+    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr", Settings(pwv=0.6))
+    zarr.open_group(str(tmp_path / "l0.zarr"), mode="r+", path=place).attrs.update(attribute)
+    if not noticed:
+        assert calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr", Settings(pwv=0.6)).scans[0].status == "skipped"
+        return
+    with pytest.raises(ConfigError, match="other input"):
+        calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr", Settings(pwv=0.6))
 
 
 def test_velocities_need_no_rest_frequency_of_the_user(tmp_path: Path) -> None:
