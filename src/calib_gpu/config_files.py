@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from calib_gpu.errors import ConfigError
 from calib_gpu.settings import parse_text
 
+PROFILE_TABLES: Final = ("about", "source")
+"""Tables that a profile may have beside its settings: ``[about] title``, and where each value is from."""
+ASSUMED: Final = "assumption"
+"""First word of a source that is none."""
+SHORTEST_PART: Final = 3
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file with flat keys; text values are read as on the command line."""
+
+@dataclass(frozen=True)
+class Profile:
+    """A telescope profile: its settings, and for each the text that says where the value is from."""
+
+    name: str
+    title: str
+    values: Mapping[str, Any]
+    source: Mapping[str, str]
+
+    def assumed(self) -> tuple[str, ...]:
+        """Settings whose value is an assumption, or of which the file does not say where it is from."""
+        return tuple(n for n in self.values if self.source.get(n, ASSUMED).lower().startswith(ASSUMED))
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", array=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", array=str(path)) from None
+
+
+def _values(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The settings among the keys of a document; text values are read as on the command line."""
     nested = [key for key, value in data.items() if isinstance(value, dict)]
     if nested:
         raise ConfigError("tables are not used", array=f"{path}: {', '.join(nested)}", rule="flat keys, name = value")
     return {name: parse_text(name, value) if isinstance(value, str) else value for name, value in data.items()}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file with flat keys."""
+    return _values(_document(path), path)
 
 
 def shipped_profiles() -> list[str]:
@@ -31,14 +62,58 @@ def shipped_profiles() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
-def read_profile(name: str) -> dict[str, Any]:
-    """Settings of a telescope profile: the name of a shipped one, or the path of a TOML file."""
+def load_profile(name: str) -> Profile:
+    """A telescope profile: the name of a shipped one, or the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        There is none of this name; the file cannot be read, or a table of it is not what it should be.
+    """
     if name.endswith(".toml") or "/" in name:
-        return read_toml(Path(name))
+        return _profile(Path(name).stem, Path(name))
     known = shipped_profiles()
     if name not in known:
         raise ConfigError(
             "no such telescope profile", array=name, fix=f"shipped: {', '.join(known)}; or give a TOML file"
         )
     with resources.as_file(resources.files("calib_gpu") / "profiles" / f"{name}.toml") as path:
-        return read_toml(path)
+        return _profile(name, path)
+
+
+def _profile(name: str, path: Path) -> Profile:
+    data = _document(path)
+    tables = {key: data.pop(key) for key in PROFILE_TABLES if isinstance(data.get(key), dict)}
+    values, about, source = _values(data, path), tables.get("about", {}), tables.get("source", {})
+    for where, table, allowed in (("about", about, {"title"}), ("source", source, set(values))):
+        for key, text in table.items():
+            if key not in allowed or not isinstance(text, str):
+                rule = "a text of [about] title" if where == "about" else "a text for a setting that this file gives"
+                raise ConfigError("not understood", array=f"{path}: [{where}] {key}", value=text, rule=rule)
+    return Profile(name, _line(about.get("title", "")), values, {k: _line(v) for k, v in source.items()})
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """Settings of a telescope profile: the name of a shipped one, or the path of a TOML file."""
+    return dict(load_profile(name).values)
+
+
+def fitting_profiles(words: list[str]) -> list[str]:
+    """The shipped profiles that share most parts of their names with these words (telescope, instrument)."""
+    tokens = {token for word in words for token in re.findall(r"[a-z0-9]+", word.lower())}
+    shared = {name: sum(_in_name(part, tokens) for part in name.split("-")) for name in shipped_profiles()}
+    most = max(shared.values())
+    return [name for name, n in shared.items() if n == most] if most else []
+
+
+def _in_name(part: str, tokens: set[str]) -> bool:
+    """HFAV is of hfa, GREAT of upgreat."""
+    return any(
+        token == part
+        or (min(len(token), len(part)) >= SHORTEST_PART and (token.startswith(part) or part.endswith(token)))
+        for token in tokens
+    )

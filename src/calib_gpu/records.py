@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from calib_gpu.physics.atmosphere import SkyTemperatures
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.physics.frequency import Frame
 from calib_gpu.physics.loads import LoadPowers, SidebandGains
 
 Floats = NDArray[np.float64]
@@ -154,7 +155,7 @@ class CountGroup:
 
 @dataclass(frozen=True)
 class Scan:
-    """A science scan: metadata; its ON counts stay on disk and are streamed."""
+    """A science scan: metadata; its ON counts stay on disk. ``told`` are the attributes of :data:`schema.TOLD` in L0."""
 
     id: ScanId
     source: CountGroup
@@ -162,6 +163,8 @@ class Scan:
     image: Floats
     topocentric_signal: Floats
     topocentric_image: Floats
+    frame: Frame
+    told: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     scan_flags: int = 0
 

@@ -171,7 +171,7 @@ class ScanRunner:
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
-            write_scan_arrays(writer, factors, atmosphere, on, ref)
+            write_scan_arrays(writer, factors, atmosphere, settings, on, ref)
             if settings.precision_bits is not None:
                 writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
@@ -189,8 +189,8 @@ class ScanRunner:
             )
             report.warnings += [*rx.warnings, *atmosphere.warnings]
             attributes = scan_attributes(
-                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used, metrics.as_json(qa), flags,
-                loaded.inputs, totals,
+                scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used,
+                metrics.as_json(qa, settings), flags, loaded.inputs, totals,
             )  # fmt: skip
             attributes["warnings"] = list(report.warnings)
             report.digest = writer.finish(attributes)

@@ -16,6 +16,7 @@ AXES: Final = {
     "A": "pixel in the sub-array",
     "S": "subscan (in L1: ON subscan)",
     "ref": "the one or two OFF subscans that make a reference",
+    "off": "OFF subscan that holds a valid dump",
 }
 
 COUNT_AXES: Final = ("C", "D", "R", "A", "S")
@@ -94,6 +95,42 @@ L0_CALIBRATION: Final = (
     _row("load_temp_img", "C S", "float", "K", "power of the load in the image band (J scale); overrides thot, tcold"),
 )
 
+# --- attributes -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of L0 that L1 has too: a number within ``limits``, or (None) a text, one of ``choices`` if there are any."""
+
+    name: str
+    unit: str
+    meaning: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    ours: bool = True
+
+
+TOLD: Final = (
+    Attribute("telescope", "", "telescope", ours=False),
+    Attribute("instrument", "", "instrument", ours=False),
+    Attribute("project", "", "project or proposal"),
+    Attribute("rest_frequency_hz", "Hz", "rest frequency of the line, for velocities", (1e6, 1e14)),
+    Attribute("source_lon_deg", "deg", "longitude of the source, to which offsets refer", (-360.0, 360.0)),
+    Attribute("source_lat_deg", "deg", "latitude of the source", (-90.0, 90.0)),
+    Attribute("source_system", "", "system of the two; default icrs", choices=("icrs", "galactic")),
+    Attribute("offset_frame", "", "system of the offsets otf_lon and otf_lat; default that of the source"),
+    Attribute("site_lon_deg", "deg", "longitude of the telescope, east", (-360.0, 360.0)),
+    Attribute("site_lat_deg", "deg", "latitude of the telescope", (-90.0, 90.0)),
+    Attribute("site_height_m", "m", "height of the telescope; default 0", (-500.0, 50e3)),
+)
+"""What L0 may tell of itself; needed only where the velocity of LSR frequencies is computed."""
+
+READ_ATTRIBUTES: Final = (
+    "fill", "adc_saturation", "time_ref", "exptime_kind", "ref_channel_base", "freq_off_applied", "frequency_frame",
+    "frame_velocity_m_s", "tuning_id", "pwv_header", "source_name", "simulated", *(row.name for row in TOLD),
+)  # fmt: skip
+"""All attributes that a scan is made from, whether the store, the scan or the group has them."""
+
 # --- subscan classes ------------------------------------------------------------------------------------------------
 
 SUBSCAN_CLASSES: Final = {
@@ -153,6 +190,8 @@ L1_ARRAYS: Final = (
     _row("on_index", "S", "int32", "", "index of the ON subscan in L0"),
     _row("ref_index", "S ref", "int32", "", "indices of the OFF subscans that make the reference"),
     _row("ref_weight", "S ref", "float64", "", "their weights"),
+    _row("off_index", "off", "int32", "", "indices of the OFF subscans in L0", ours=True),
+    _row("airmass_off", "off", "float64", "", "airmass of the OFFs; NaN without atmosphere", ours=True),
     _row("otf_lon", "D S|S", "float64", "deg", "reference-beam longitude offset"),
     _row("otf_lat", "D S|S", "float64", "deg", "reference-beam latitude offset"),
     _row("pixel_offset_lon", "R A S|R A", "float64", "deg", "pixel longitude offset"),

@@ -118,6 +118,11 @@ class Settings:
     enbw: float = _knob(
         1.0, "noise bandwidth of a channel over its spacing, for the radiometer equation in QA", low=0.1, high=10.0
     )
+    site_lon: float | None = _knob(
+        None, "longitude of the telescope, east, for the velocity of LSR frequencies", "deg", low=-360.0, high=360.0
+    )
+    site_lat: float | None = _knob(None, "latitude of the telescope (with site_lon)", "deg", low=-90.0, high=90.0)
+    site_height: float = _knob(0.0, "height of the telescope (with site_lon)", "m", low=-500.0, high=50e3)
     # bad channels
     clip_counts: float = _knob(
         0.01, "bad where HOT - COLD is below this fraction of its smoothed maximum", low=0.0, high=1.0
@@ -125,6 +130,9 @@ class Settings:
     clip_trec: float = _knob(5.0, "bad where T_rec exceeds this many times its median", low=1.0)
     smooth_width: int = _knob(33, "width of the running mean for clip_counts, odd", "channels", low=1)
     edge_fraction: float = _knob(0.0, "fraction of the band that is bad at each end", low=0.0, high=0.49)
+    # QA: nothing is flagged because of these
+    trec_max: float | None = _knob(None, "QA names pixels whose median T_rec,DSB is above this", "K", low=0.0)
+    tsys_max: float | None = _knob(None, "QA names pixels whose median T_sys (T_A* scale) is above this", "K", low=0.0)
     # output
     dtype: str = _knob("float64", "type of the spectra in L1", choices=("float64", "float32"))
     precision: str | int = _knob(
@@ -212,6 +220,8 @@ class Settings:
             )
         if (self.gain_sig is None) != (self.gain_img is None):
             raise ConfigError("one gain weight without the other", array="gain_sig, gain_img", rule="give both")
+        if (self.site_lon is None) != (self.site_lat is None):
+            raise ConfigError("half of a position", array="site_lon, site_lat", rule="give both")
 
     @property
     def precision_bits(self) -> int | None:

@@ -195,7 +195,7 @@ def test_means_over_dumps(l1: Path, tmp_path: Path) -> None:
 
 def test_what_l1_does_not_tell_is_said(l1: Path, tmp_path: Path) -> None:
     notes = export_sdfits(l1, tmp_path / "a.fits")
-    assert [any(word in note for note in notes) for word in ("--frame", "--centre", "--rest-frequency")] == [True] * 3
+    assert [any(word in note for note in notes) for word in ("--centre", "--rest-frequency")] == [True] * 2
     row = fits.getdata(tmp_path / "a.fits", 1)[5]
     assert (row["CTYPE2"], row["CRVAL2"], row["CRVAL3"]) == ("LON-OFF", row["OFFLON"], row["OFFLAT"])
     assert row["RESTFREQ"] == row["CRVAL1"]
@@ -221,6 +221,38 @@ def test_attributes_that_l1_may_have(tmp_path: Path) -> None:
         shift = datetime.fromisoformat(after["DATE-OBS"][k]) - datetime.fromisoformat(before["DATE-OBS"][k])
         assert abs(shift - timedelta(seconds=1.5 * n_dump)) < timedelta(milliseconds=1)
     assert [after[n][0] for n in ("CTYPE1", "RESTFREQ", "TELESCOP", "PROJID")] == ["FREQ-LSR", REST, "FYST", "P1"]
+
+
+def test_what_l0_tells_is_in_the_file(tmp_path: Path) -> None:
+    """Frame, rest frequency, position, site, time at the start: L0's attributes, through L1, without any option."""
+    store, site = L0Writer(tmp_path / "l0.zarr", {"telescope": "FYST"}), (-67.74, -22.99, 5611.8)
+    for number, more in ((25650, {}), (25651, {"site_lon_deg": -67.0}), (25652, {"offset_frame": "horizontal"})):
+        scan = small_scan(number, shape=(16, 2, 1, 1), mjd=60000.0 + number / 100)
+        scan.source["otf_lon"] = np.full((2, 5), 0.1)
+        scan.attrs |= {
+            "time_ref": "start", "rest_frequency_hz": REST, "project": "P1", "frequency_frame": "LSRK", "frame_velocity_m_s": 1e3,
+            "source_lon_deg": CENTRE[0], "source_lat_deg": CENTRE[1],
+            **dict(zip(("site_lon_deg", "site_lat_deg", "site_height_m"), site, strict=True)), **more,
+        }  # fmt: skip
+        scan.write(store)
+    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
+    notes = export_sdfits(tmp_path / "l1.zarr", tmp_path / "a.fits")
+    assert [any(w in n for n in notes) for w in ("--frame", "--rest", "horizontal")] == [False, False, True]
+    with fits.open(tmp_path / "a.fits") as hdus:
+        sites = [tuple(h.header[k] for k in ("SITELONG", "SITELAT", "SITEELEV")) for h in hdus[1:]]
+        assert sites == [site, (-67.0, *site[1:])]
+        rows = {
+            int(row["SCAN"]): row for h in hdus[1:] for row in h.data if row["INTNUM"] == 0 and row["PROCSEQN"] == 1
+        }
+    row = rows[25650]
+    assert [row[n] for n in ("CTYPE1", "RESTFREQ", "TELESCOP", "PROJID", "CTYPE2")] == [
+        "FREQ-LSR", REST, "FYST", "P1", "RA",
+    ]  # fmt: skip
+    assert row["CRVAL2"] == pytest.approx(CENTRE[0] + 0.1 / np.cos(np.radians(CENTRE[1])), abs=1e-6)
+    # the first ON begins 30 s after mjd, which is a start
+    begin = datetime(2023, 2, 25) + timedelta(days=256.5, seconds=30.0)
+    assert abs(datetime.fromisoformat(row["DATE-OBS"]) - begin) < timedelta(milliseconds=1)
+    assert (rows[25652]["CTYPE2"], rows[25652]["CRVAL2"]) == ("LON-OFF", pytest.approx(0.1))
 
 
 def test_float32_and_no_atmosphere(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_coordinates(tmp_path: Path, out: Path) -> None:
     assert source.arrays["pamb"] == pytest.approx([700.0, 700.0])
     tuning = source.tuning
     assert (tuning.signal_0, tuning.spacing, tuning.ref_channel) == (87e9, -1e6, 31.5)
+    assert source.attrs["rest_frequency_hz"] == 87.1e9
 
 
 def test_load_temperatures(tmp_path: Path, out: Path) -> None:

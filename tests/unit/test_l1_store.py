@@ -102,7 +102,7 @@ def test_the_arrays_are_those_of_the_table(l1: Path) -> None:
     group = zarr.open_group(str(l1), mode="r")[SCAN]
     found = dict(group.arrays())
     assert set(found) == set(TABLE)
-    sizes = dict(zip(schema.COUNT_AXES, SHAPE, strict=True)) | {"ref": 2}
+    sizes = dict(zip(schema.COUNT_AXES, SHAPE, strict=True)) | {"ref": 2, "off": 2}
     for name, array in found.items():
         row = TABLE[name]
         axes = array.metadata.dimension_names
@@ -171,7 +171,7 @@ def test_our_own_reader_reads_it(l1: Path) -> None:
 
 def test_xarray_reads_it_labelled(l1: Path) -> None:
     with xarray.open_zarr(str(l1), group=SCAN, consolidated=False) as data:
-        assert dict(data.sizes) == dict(zip(schema.COUNT_AXES, SHAPE, strict=True)) | {"ref": 2}
+        assert dict(data.sizes) == dict(zip(schema.COUNT_AXES, SHAPE, strict=True)) | {"ref": 2, "off": 2}
         assert data["spectra"].dims == ("C", "D", "R", "A", "S")
         assert set(data.coords) == set(schema.L1_COORDINATES)
         assert set(data.data_vars) == set(TABLE) - set(schema.L1_COORDINATES)

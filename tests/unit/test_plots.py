@@ -62,7 +62,7 @@ def test_velocity_where_a_rest_frequency_is_known(l1: Path, tmp_path: Path, monk
     out = tmp_path / "x.svg"
     assert not any("km/s" in t for t in texts(out, l1, Request(25650, "spectrum", ["0,0"]), monkeypatch))
     found = texts(out, l1, Request(25650, "spectrum", ["0,0"], rest_ghz=492.160651), monkeypatch)
-    assert "velocity (radio), km/s, of 492.160651 GHz, frame as stored" in found
+    assert "velocity (radio), km/s, of 492.160651 GHz, frame topocentric" in found
     # 490.16 to 494.16 GHz are +22 to -2424 km/s of 490.2 GHz
     found = texts(out, l1, Request(25650, "spectrum", ["0,0"], rest_ghz=490.2), monkeypatch)
     velocities = [

@@ -88,6 +88,14 @@ def test_paths_break_where_a_value_is_missing(v8: Any) -> None:
     assert v8("areaOf([0,1,2,3], [1,1,NaN,1], [2,2,2,3])") == "M0.0 2.0L1.0 2.0L1.0 1.0L0.0 1.0ZM3.0 3.0L3.0 1.0Z"
 
 
+def test_velocities_above_the_frequencies(v8: Any) -> None:
+    """Radio convention: 1 GHz below 492.160651 GHz is c / 492.160651 away."""
+    axis = "velocityAxis(492.160651)"
+    assert v8(f"{axis}.of(491.160651)") == pytest.approx(299792.458 / 492.160651, rel=1e-9)
+    assert v8(f"{axis}.back({axis}.of(491.3))") == pytest.approx(491.3, rel=1e-12)
+    assert v8("velocityAxis(undefined)") is None
+
+
 def test_colours_run_from_end_to_end(v8: Any) -> None:
     assert (v8("colour(0)"), v8("colour(1)"), v8("colour(-3)"), v8("colour(9)")) == (
         [68, 1, 84], [253, 231, 37], [68, 1, 84], [253, 231, 37],

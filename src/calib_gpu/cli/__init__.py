@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "simulate",
     "ingest",
     "atm",
+    "profiles",
     "run",
     "inspect",
     "explain",

@@ -28,12 +28,18 @@ def sdfits(
         str, typer.Option(help="none: a row for each dump; dumps: one for each subscan and pixel.")
     ] = "none",
     rest_frequency: Annotated[
-        float | None, typer.Option(help="Rest frequency, GHz; default: middle of the band.")
+        float | None, typer.Option(help="Rest frequency, GHz; default: L1's, else the middle of the band.")
     ] = None,
-    frame: Annotated[str | None, typer.Option(help="Frame of the frequencies: topocentric | lsrk.")] = None,
-    centre: Annotated[str | None, typer.Option(help="Position to which offsets refer, deg: LON,LAT.")] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="Frame of the frequencies: topocentric | lsrk; default: L1's.")
+    ] = None,
+    centre: Annotated[
+        str | None, typer.Option(help="Position to which offsets refer, deg: LON,LAT; default: L1's.")
+    ] = None,
     system: Annotated[str, typer.Option(help="System of --centre: icrs | galactic.")] = "icrs",
-    site: Annotated[str | None, typer.Option(help="Place of the telescope, deg and m: LON,LAT,HEIGHT.")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Place of the telescope, deg and m: LON,LAT,HEIGHT; default: L1's.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """SDFITS, one row a spectrum: opens in dysh, pyspeckit and astropy.

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from calib_gpu import inspection
 
 LONG: Final = (
-    "source", "meaning", "value", "value [R][A]", "subscans", "loads from", "failure", "problem", "layout", "how", "reason"
+    "source", "meaning", "value", "value [R][A]", "subscans", "loads from", "failure", "problem", "layout", "how", "reason",
+    "what it is", "from",
 )  # fmt: skip
 """Columns whose cells may be folded on a narrow terminal."""
 

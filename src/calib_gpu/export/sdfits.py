@@ -49,9 +49,11 @@ class SdfitsOptions:
     frame
         Frame of the frequencies, topocentric or lsrk; None takes attribute ``frequency_frame``, else topocentric.
     centre, system
-        Position to which offsets refer, longitude and latitude in deg, and its system, icrs or galactic.
+        Position to which offsets refer, longitude and latitude in deg, and its system, icrs or galactic; None takes that of the
+        source, where L1 holds it.
     site
-        Longitude and latitude in deg, height in m, of the telescope; without it no tool can change the frame.
+        Longitude and latitude in deg, height in m, of the telescope; None takes that of L1. Without it no tool can change the
+        frame.
     overwrite
         Replace the file if it exists.
     """
@@ -101,14 +103,14 @@ def export_sdfits(l1: Path, out: Path, options: SdfitsOptions | None = None) -> 
         bands.setdefault(scan.number, []).append(scan.band)
     ids = _chosen(published, options.scans, l1)
     scans = [_Scan(l1, scan, options, store_attrs, bands[scan.number].index(scan.band)) for scan in ids]
-    scans.sort(key=lambda s: (s.shape[0], s.kind))
+    scans.sort(key=_Scan.table)
     n_rows = 0
     with FitsWriter(out, overwrite=options.overwrite) as file:
         file.primary([("ORIGIN", f"calib-gpu {__version__}", ""), ("DATE", _date(scans), "begin of the data")])
-        for (n_channel, kind), same in groupby(scans, key=lambda s: (s.shape[0], s.kind)):
+        for (n_channel, kind, site), same in groupby(scans, key=_Scan.table):
             about = {c.name: (c.unit, c.meaning) for c in COLUMNS}
             file.begin_table(
-                row_type(n_channel, kind), about, [*_cards(options), ("NCHAN", n_channel, "channels of DATA")]
+                row_type(n_channel, kind), about, [*_cards(site), ("NCHAN", n_channel, "channels of DATA")]
             )
             for one in same:
                 one.write(file)
@@ -118,7 +120,7 @@ def export_sdfits(l1: Path, out: Path, options: SdfitsOptions | None = None) -> 
     return [f"{n_rows} spectra of {len(scans)} scan(s)", *notes]
 
 
-def _cards(options: SdfitsOptions) -> list[tuple[str, Any, str]]:
+def _cards(site: tuple[float, ...]) -> list[tuple[str, Any, str]]:
     """Keywords of a table."""
     cards: list[tuple[str, Any, str]] = [
         ("EXTNAME", "SINGLE DISH", ""),
@@ -126,9 +128,9 @@ def _cards(options: SdfitsOptions) -> list[tuple[str, Any, str]]:
         ("CUNIT1", "Hz", ""),
         ("BUNIT", "K", ""),
     ]
-    if options.site is not None:
+    if site:
         keys = (("SITELONG", "deg, east"), ("SITELAT", "deg"), ("SITEELEV", "m"))
-        cards += [(key, value, unit) for (key, unit), value in zip(keys, options.site, strict=True)]
+        cards += [(key, value, unit) for (key, unit), value in zip(keys, site, strict=True)]
     return cards
 
 
@@ -163,6 +165,27 @@ class _Scan:
         self.shape: tuple[int, ...] = spectra.shape
         self.kind = spectra.dtype.name
         self.notes: list[str] = []
+        self.centre, self.system = self._position()
+
+    def table(self) -> tuple[int, str, tuple[float, ...]]:
+        """What the scans of one table share: number of channels, type of the spectra, site (empty where unknown)."""
+        names = ("site_lon_deg", "site_lat_deg", "site_height_m")
+        told = tuple(float(self.attrs[n]) for n in names) if all(n in self.attrs for n in names) else ()
+        return self.shape[0], self.kind, tuple(self.options.site or told)
+
+    def _position(self) -> tuple[tuple[float, float] | None, str]:
+        """To what the offsets refer, and its system: the option, else what L1 tells of the source."""
+        lon, lat, system = (self.attrs.get(f"source_{name}") for name in ("lon_deg", "lat_deg", "system"))
+        if self.options.centre is not None:
+            return self.options.centre, self.options.system
+        if lon is None or lat is None or system not in SYSTEMS:
+            self.notes.append("CRVAL2 and CRVAL3 are offsets from the source: L1 does not hold its position (--centre)")
+            return None, ""
+        offsets = self.attrs.get("offset_frame", system)
+        if offsets != system:
+            self.notes.append(f"CRVAL2 and CRVAL3 are offsets from the source in the system {offsets} (--centre)")
+            return None, ""
+        return (float(lon), float(lat)), str(system)
 
     def read(self, name: str) -> NDArray[Any]:
         """A small array, whole."""
@@ -177,9 +200,7 @@ class _Scan:
             raise ConfigError("not a linear axis", array=f"{self.id}/frequency_signal", rule="SDFITS holds linear axes")
         corrected = a.get("transmission_corrected", True)
         ctype, veldef = FRAMES[self._frame()]
-        lon, lat, system = SYSTEMS[self.options.system] if self.options.centre else ("LON-OFF", "LAT-OFF", "ICRS")
-        if self.options.centre is None:
-            self.notes.append("CRVAL2 and CRVAL3 are offsets from the source: L1 does not hold its position (--centre)")
+        lon, lat, system = SYSTEMS[self.system] if self.centre else ("LON-OFF", "LAT-OFF", "ICRS")
         if not corrected:
             self.notes.append(f"{self.id} is not corrected for the atmosphere: TEMPSCAL is TA'")
         return {
@@ -257,8 +278,7 @@ class _Scan:
         middle = float(self.arrays["mjd"][s])
         rows["DATE-OBS"] = [str(_time(t if np.isfinite(t) else middle)).encode() for t in begins]
         rows["OFFLON"], rows["OFFLAT"] = lon, lat
-        centre = self.options.centre
-        rows["CRVAL2"], rows["CRVAL3"] = (lon, lat) if centre is None else position(centre, lon, lat)
+        rows["CRVAL2"], rows["CRVAL3"] = (lon, lat) if self.centre is None else position(self.centre, lon, lat)
         rows["DATA"], rows["FLAGS"] = spectra.T, flags.T
         return rows
 

@@ -300,7 +300,9 @@ def _write(writer: L0Writer, group: _Group, loads: list[_Group]) -> str:
     else:
         note = f"loads at {arrays['thot'][0]:.2f} and {arrays['tcold'][1]:.2f} K"
     kinds = {"frequency_frame": "topocentric", "ref_channel_base": 1, "time_ref": "mid", "exptime_kind": "subscan"}
-    writer.scan(group.scan, {"source_name": name, "instmode": "TP", "tuning_id": tuning, "obsmode": mode} | kinds)
+    about = {"source_name": name, "instmode": "TP", "tuning_id": tuning, "obsmode": mode}
+    rest = {"rest_frequency_hz": first.number["RESTFREQ"]} if first.number["RESTFREQ"] > 0.0 else {}
+    writer.scan(group.scan, about | kinds | rest)
     block = np.full(shape := (first.spectrum.size, n_dump, 1, 1, len(group.subscans)), nan, np.float32)
     for s, (_, rows) in enumerate(group.subscans):
         block[:, : len(rows), 0, 0, s] = np.transpose([row.spectrum for row in rows])

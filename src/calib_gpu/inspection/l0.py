@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib_gpu.backend import get_backend
-from calib_gpu.config_files import shipped_profiles
+from calib_gpu.config_files import fitting_profiles
 from calib_gpu.errors import CalibError, ScanFailure
 from calib_gpu.inspection.layout import layout_line, layout_warnings
 from calib_gpu.inspection.tables import Table, size_text
@@ -71,8 +71,7 @@ def _store_layout_warnings(store: L0Store, ids: list[ScanId]) -> list[str]:
 
 def _suggested_profile(attrs: Mapping[str, Any]) -> str:
     """The telescope profile whose name fits the store; it is never taken by itself."""
-    words = {str(attrs.get(name, "")).lower() for name in ("telescope", "instrument")} - {""}
-    fitting = [name for name in shipped_profiles() if any(word in name for word in words)]
+    fitting = fitting_profiles([str(attrs.get(name, "")) for name in ("telescope", "instrument")])
     if fitting:
         return f"telescope profile that fits: --profile {' or '.join(fitting)}"
     return "no shipped telescope profile fits: --profile generic, or a TOML file of your own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,18 @@ SPEED_OF_LIGHT: Final = 299_792_458.0
 """c [m/s]."""
 
 _SUM_TOLERANCE_HZ: Final = 1e3
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Frame of the frequencies: topocentric, lsrk, or None where L0 does not tell (then taken as topocentric).
+
+    ``velocity`` is that of the LSR against the telescope, m/s, positive where it recedes; None where it is not needed.
+    """
+
+    name: str | None
+    velocity: float | None = None
+    origin: str = ""
 
 
 def frequency_axes(

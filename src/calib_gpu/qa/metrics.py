@@ -13,6 +13,7 @@ from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import load_contrast
 from calib_gpu.qa.sample import DumpSample, median
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
+from calib_gpu.settings import Settings
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, set_powers
 from calib_gpu.store.pixel_arrays import release
@@ -25,6 +26,9 @@ WARN_ABOVE: Final = {
     "ref_gap_max_s": 60.0, "load_age_s": 1800.0, "pwv_off_scatter_fraction": 0.1,
 }  # fmt: skip
 """A metric above its limit (in any pixel) is named in ``qa['warnings']``."""
+
+WARN_ABOVE_SETTING: Final = {"trec_median": "trec_max", "tsys_median": "tsys_max"}
+"""Metrics whose limit is a setting, that of the telescope; without it they warn of nothing."""
 
 
 @dataclass(frozen=True)
@@ -227,10 +231,11 @@ def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmospher
     return np.broadcast_to(signal_mean + ratio * image_mean, factors.bad.shape[1:])
 
 
-def as_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(metrics: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Metrics as JSON: arrays as nested lists, NaN as null; and the list of warnings."""
     out = {name: _plain(value) for name, value in metrics.items()}
-    out["warnings"] = [name for name, limit in WARN_ABOVE.items() if _above(metrics.get(name), limit)]
+    limits = WARN_ABOVE | {name: getattr(settings, knob) for name, knob in WARN_ABOVE_SETTING.items()}
+    out["warnings"] = [n for n, limit in limits.items() if limit is not None and _above(metrics.get(n), limit)]
     out["warnings"] += [name for name in ("negative_line", "pixel_dead") if np.any(metrics.get(name, False))]
     return out
 

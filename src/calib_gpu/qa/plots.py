@@ -68,7 +68,8 @@ class Canvas:
             top = axes.secondary_xaxis(
                 "top", functions=(lambda f: c * (1.0 - f / rest), lambda v: rest * (1.0 - v / c))
             )
-            top.set_xlabel(f"velocity (radio), km/s, of {rest:.6f} GHz, frame as stored")
+            frame = text(self.products.attrs.get("frequency_frame") or "as stored")
+            top.set_xlabel(f"velocity (radio), km/s, of {rest:.6f} GHz, frame {frame}")
         return np.asarray(self.products.whole("frequency_signal") / 1e9)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
-from calib_gpu.errors import BadType, MissingValue, ScanFailure
+from calib_gpu.errors import MissingValue, ScanFailure
 from calib_gpu.modes import Mode, detect_mode
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.frequency import frequency_axes, to_topocentric
@@ -32,9 +32,10 @@ from calib_gpu.records import (
 )
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
+from calib_gpu.stages.frame import frequency_frame, told_attributes
 from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.store.l0_group import is_finite, subscan_class
+from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.store.pixel_arrays import PixelArrays, release
 from calib_gpu.store.shards import pixel_block
 from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
@@ -53,28 +54,18 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
     mode = detect_mode(classes, settings.mode)
     tuning, warnings, flags = source.tuning, [], 0
     signal, image = frequency_axes(tuning.signal_0, tuning.image_0, tuning.spacing, tuning.ref_channel, source.shape[0])
-    frame = source.attrs.get("frequency_frame")
-    frame = frame.lower() if isinstance(frame, str) else frame
+    told = told_attributes(source.attrs)
+    frame = frequency_frame(source, told, settings)
     topo_signal, topo_image = signal, image
-    if frame == "lsrk":
-        velocity = source.attrs.get("frame_velocity_m_s", 0.0 if settings.atmosphere == "none" else None)
-        if not is_finite(velocity):
-            raise MissingValue(
-                "needed to shift LSR frequencies",
-                array="frame_velocity_m_s",
-                value=velocity,
-                rule="radial velocity of the frame, m/s",
-            )
-        topo_signal, topo_image = to_topocentric(signal, float(velocity)), to_topocentric(image, float(velocity))
-    elif frame is None:
+    if frame.velocity is not None:
+        topo_signal, topo_image = (to_topocentric(axis, frame.velocity) for axis in (signal, image))
+    elif frame.name is None:
         warnings.append("frequency_frame is not given: frequencies are taken as topocentric")
-    elif frame != "topocentric":
-        raise BadType("frame not understood", array="frequency_frame", value=frame, rule="topocentric or lsrk")
     unknown = sorted({name for name in classes if name not in SUBSCAN_CLASSES})
     if unknown:
         flags |= ScanFlag.UNKNOWN_SOBSMODE_IGNORED
         warnings.append(f"subscans of unknown class ignored: {', '.join(unknown[:5])}")
-    return Scan(scan, source, signal, image, topo_signal, topo_image, tuple(warnings), int(flags)), mode
+    return Scan(scan, source, signal, image, topo_signal, topo_image, frame, told, tuple(warnings), int(flags)), mode
 
 
 def with_saturation(group: CountGroup, settings: Settings) -> CountGroup:

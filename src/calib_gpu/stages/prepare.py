@@ -163,6 +163,14 @@ def on_airmass(scan: Scan, atmosphere: Atmosphere, settings: Settings) -> Floats
     return np.full_like(x, x.mean()) if settings.airmass_mode == "scan_mean" else x
 
 
+def off_airmass(scan: Scan, offs: OffSpectra, atmosphere: Atmosphere, settings: Settings) -> Floats:
+    """Airmass of each OFF that is used ``[S_off]``; NaN without atmosphere, where their elevations are not tested."""
+    if atmosphere.status == "none":
+        return np.full(len(offs.index), np.nan)
+    elevation = {s.index: s.elevation for s in scan.source.subscans}
+    return airmass([elevation[i] for i in offs.index], settings.airmass, settings.shell_height_km)
+
+
 def prepare(
     scan: Scan, offs: OffSpectra, pairing: Pairing, resolved: ResolvedLoads, rx: Receiver, atmosphere: Atmosphere,
     settings: Settings,

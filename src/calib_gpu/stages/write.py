@@ -15,8 +15,9 @@ from calib_gpu.records import Atmosphere, Floats, Loads, OffSpectra, Receiver, S
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.calibrate import TileTotals
+from calib_gpu.stages.frame import site_of
 from calib_gpu.stages.load import dump_time
-from calib_gpu.stages.prepare import Factors
+from calib_gpu.stages.prepare import Factors, off_airmass
 from calib_gpu.stages.resolve import ResolvedLoads, written_trec
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import release
@@ -58,8 +59,8 @@ def exposures(factors: Factors, offs: OffSpectra, present: NDArray[np.bool_]) ->
 
 
 def write_scan_arrays(
-    writer: ScanWriter, factors: Factors, atmosphere: Atmosphere, exptime_on: Floats, exptime_ref: Floats
-) -> None:
+    writer: ScanWriter, factors: Factors, atmosphere: Atmosphere, settings: Settings, exptime_on: Floats, exptime_ref: Floats
+) -> None:  # fmt: skip
     """Opacities, frequencies, pairing and coordinates."""
     scan, pairing = factors.scan, factors.pairing
     source = scan.source
@@ -78,6 +79,8 @@ def write_scan_arrays(
         writer.write(name, np.asarray(values), ("S",))
     writer.write("ref_index", pairing.ref, ("S", "ref"))
     writer.write("ref_weight", pairing.weight, ("S", "ref"))
+    writer.write("off_index", np.array(factors.offs.index, np.int32), ("off",))
+    writer.write("airmass_off", off_airmass(scan, factors.offs, atmosphere, settings), ("off",))
     _write_coordinates(writer, source.arrays, source.shape, pairing.on)
 
 
@@ -102,6 +105,16 @@ def _write_coordinates(
             writer.write("frontend_backends", np.broadcast_to(names, (s,))[on], ("S",))
 
 
+def told_attributes_of(scan: Scan, settings: Settings) -> dict[str, Any]:
+    """What L0 (and for the site a setting) tells of source, site and frequencies; what is not known is not there."""
+    out = dict(scan.told)
+    site = site_of(scan.told, settings)
+    if site is not None:
+        out |= dict(zip(("site_lon_deg", "site_lat_deg", "site_height_m"), site[0], strict=True))
+    frame = {"frequency_frame": scan.frame.name, "frame_velocity_m_s": scan.frame.velocity}
+    return out | {name: value for name, value in frame.items() if value is not None}
+
+
 def scan_attributes(
     scan: Scan, mode: Mode, loads: Loads, rx: Receiver, atmosphere: Atmosphere, settings: Settings,
     zero: Mapping[str, Any], qa: Mapping[str, Any], scan_flags: int, inputs: Mapping[str, Any], totals: TileTotals,
@@ -113,6 +126,8 @@ def scan_attributes(
     }
     used |= atmosphere.used
     used["zero"] = dict(zero)
+    if scan.frame.velocity is not None:
+        used["frame_velocity_m_s"] = {"value": scan.frame.velocity, "from": scan.frame.origin}
     if scan.source.rule.saturation is not None:
         from_store = "adc_saturation" in attrs and not settings.outranks_store("adc_saturation")
         layer = "store" if from_store else settings.layer("adc_saturation")
@@ -121,6 +136,8 @@ def scan_attributes(
         "complete": True,
         "scan_number": scan.id.number,
         "source_name": str(attrs["source_name"]) if "source_name" in attrs else None,
+        **told_attributes_of(scan, settings),
+        "time_ref": attrs.get("time_ref", "mid"),
         "obs_mode": mode.name,
         "ta_scale": TA_SCALE,
         "transmission_corrected": atmosphere.status != "none",
@@ -134,6 +151,8 @@ def scan_attributes(
         "atm_clamped": bool(atmosphere.scan_flags & ScanFlag.ATM_CLAMPED),
         "airmass_mode": settings.airmass_mode,
         "load_scans": [s.scan.number for s in loads.sets],
+        "t_hot_k": [s.t_hot for s in loads.sets],
+        "t_cold_k": [s.t_cold for s in loads.sets],
         "scan_flags": int(scan_flags),
         "flag_counts": totals.by_flag(),
         "qa": dict(qa),

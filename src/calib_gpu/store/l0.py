@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -83,7 +85,7 @@ class L0Store:
         """Metadata of ``source`` or ``calibration``: every small array is read, the counts are opened."""
         table = schema.L0_SOURCE if name == "source" else schema.L0_CALIBRATION
         reader = GroupReader(self.path / scan.path / name, name, table, self.scan_attrs(scan))
-        self._digests[scan.path, name] = reader.files.digest
+        self._digests[scan.path, name] = self._digest(scan, reader.files)
         return reader.read()
 
     def subscan_classes(self, scan: ScanId, group: str) -> list[str] | None:
@@ -98,14 +100,21 @@ class L0Store:
         return [subscan_class(text) for text in texts(values)]
 
     def input_digest(self, scan: str, group: str) -> str:
-        """sha256 over a group's metadata, its small arrays, and name and size of every file of its counts.
+        """sha256 over a group's metadata, its small arrays, name and size of every file of its counts, and attributes.
 
-        It sees any change of metadata, times or layout; the bytes of the counts are not read for it. It is that of what
-        :meth:`group` read, where that was called.
+        It sees any change of metadata, times or layout, and of the attributes of scan and store that the engine reads; the
+        bytes of the counts are not read for it. It is that of what :meth:`group` read, where that was called.
         """
         if (scan, group) not in self._digests:
-            self._digests[scan, group] = GroupFiles(self.path / scan / group, counts="data_5d").digest
+            number, _, band = scan.removeprefix("scan_").partition("/")
+            files = GroupFiles(self.path / scan / group, counts="data_5d")
+            self._digests[scan, group] = self._digest(ScanId(int(number), band), files)
         return self._digests[scan, group]
+
+    def _digest(self, scan: ScanId, files: GroupFiles) -> str:
+        attrs = self.scan_attrs(scan)
+        read = {name: attrs[name] for name in schema.READ_ATTRIBUTES if name in attrs}
+        return hashlib.sha256((files.digest + json.dumps(read, sort_keys=True)).encode()).hexdigest()
 
 
 def _is_group(path: Path) -> bool:

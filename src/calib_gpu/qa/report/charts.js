@@ -102,16 +102,22 @@ function areaOf(xs, low, high) {
   return d;
 }
 
+/** Radio velocities, km/s, over frequencies, GHz, of a line at `rest`; null where that is not known. */
+const velocityAxis = (rest) => (rest
+  ? { of: (f) => 299792.458 * (1 - f / rest), back: (v) => rest * (1 - v / 299792.458), label: `radio velocity of ${rest.toFixed(6)} GHz, km/s` }
+  : null);
+
 let clips = 0;
 
 /**
  * An empty chart: {svg, plot, x, y, box}. `x` and `y` turn values into coordinates; `plot` is clipped to the frame.
  * Options: width, height, x and y ({range, label, text}), title (what a screen reader says), bare (no axis labels),
- * equal (same scale on both axes).
+ * equal (same scale on both axes), x.second (another scale above, see velocityAxis).
  */
 function chart(options) {
   const { width, title, bare = false, right = 10 } = options;
-  const left = bare ? 40 : 58, top = 8, bottom = bare ? 20 : 36;
+  const second = bare ? null : options.x.second;
+  const left = bare ? 40 : 58, top = second ? 36 : 8, bottom = bare ? 20 : 36;
   let height = options.height;
   const [x0, x1] = options.x.range, [y0, y1] = options.y.range;
   const inner = width - left - right;
@@ -130,6 +136,11 @@ function chart(options) {
   for (const v of yt) {
     svg.append(node("line", { class: "tick", x1: box.x, x2: box.x + box.w, y1: y(v), y2: y(v) }));
     svg.append(node("text", { x: box.x - 5, y: y(v) + 4, "text-anchor": "end" }, (options.y.text || tickText)(v, yt)));
+  }
+  if (second) {
+    const all = ticks(second.of(x0), second.of(x1), Math.max(3, width / 110));
+    for (const v of all) svg.append(node("text", { x: x(second.back(v)), y: top - 5, "text-anchor": "middle" }, tickText(v, all)));
+    svg.append(node("text", { x: box.x + box.w / 2, y: 12, "text-anchor": "middle" }, second.label));
   }
   if (!bare) {
     svg.append(node("text", { x: box.x + box.w / 2, y: height - 4, "text-anchor": "middle" }, options.x.label));

@@ -30,7 +30,7 @@ function pixelChart(record, curve, k, width, what, bare) {
   const n = curve.mean.n, mean = rowOf(curve.values.mean, n, k);
   const made = chart({
     width, height: bare ? 116 : 260, bare, title: `${what} of pixel ${record.pixels[k]} against frequency`,
-    x: { range: record.signal, label: GHZ }, y: { range: padded(curve.view), label: `${what}, K` },
+    x: { range: record.signal, label: GHZ, second: velocityAxis(record.rest) }, y: { range: padded(curve.view), label: `${what}, K` },
   });
   const x = centres(record.signal, n[1]).map(made.x), y = (values) => values.map(made.y);
   made.plot.append(node("path", { class: "envelope", d: areaOf(x, y(rowOf(curve.values.low, n, k)), y(rowOf(curve.values.high, n, k))) }));

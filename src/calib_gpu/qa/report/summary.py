@@ -18,6 +18,7 @@ from calib_gpu.qa.report import pack
 from calib_gpu.qa.report.drawing import Sizes, drawn
 from calib_gpu.qa.report.score import Score, band_of, score_scan
 from calib_gpu.records import Floats
+from calib_gpu.store.l0_group import is_finite
 
 PIXEL_COLUMNS: Final = (
     ("trec_median", "T_rec", "K"), ("tsys_median", "T_sys", "K"), ("y_median", "Y", ""),
@@ -60,6 +61,9 @@ def _head(products: ScanProducts, names: list[str], score: Score) -> dict[str, A
         "scanFlags": [f.name for f in schema.ScanFlag if int(attrs.get("scan_flags") or 0) & f],
         "dead": [int(k) for k in np.flatnonzero(products.whole("bad_channels").all(axis=0).ravel())],
     }  # fmt: skip
+    rest = attrs.get("rest_frequency_hz")
+    if isinstance(rest, int | float) and is_finite(rest) and rest > 0.0:
+        record["rest"] = pack.number(rest / 1e9, 12)
     if products.has("frequency_image"):
         record["image"] = [pack.number(f / 1e9, 10) for f in _edges(products.whole("frequency_image"))]
     return record
@@ -143,6 +147,12 @@ def _facts(products: ScanProducts) -> list[list[str]]:
         value = qa.get(name)
         facts.append([label, "not computed" if value is None else f"{value:.4g} {unit}"])
     facts.append(["loads from scan", ", ".join(map(str, _list(attrs.get("load_scans"))))])
+    for label, name in (("T_hot", "t_hot_k"), ("T_cold", "t_cold_k")):
+        if _list(attrs.get(name)):
+            facts.append([label, ", ".join(map(_short, attrs[name])) + " K"])
+    for label, name in (("frequency frame", "frequency_frame"), ("telescope", "telescope"), ("project", "project")):
+        if attrs.get(name) is not None:
+            facts.append([label, str(attrs[name])])
     facts.append(["opacity table", str(attrs.get("atm_table"))])
     used = attrs.get("receiver", {})
     short = [
