@@ -14,9 +14,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from calib_gpu.physics.atmosphere import SkyTemperatures
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.physics.dry_scale import DryScale
 from calib_gpu.physics.loads import LoadPowers, SidebandGains
+from calib_gpu.physics.sky import Sky
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -277,7 +278,10 @@ class OffSpectra:
 
 @dataclass(frozen=True)
 class Atmosphere:
-    """PWV and what follows from it: zenith opacities [C] in Np; ``pwv`` and its error None where there is none."""
+    """PWV and what follows from it: zenith opacities [C] in Np; ``pwv`` and its error None where there is none.
+
+    ``sky`` is the fitted sky on channels, None without a fit; ``t_eff`` [C] in K that of a layered one, signal and image.
+    """
 
     pwv: float | None
     pwv_error: float | None
@@ -287,10 +291,13 @@ class Atmosphere:
     tau_image: Floats
     rms_k: float | None = None
     chi2_reduced: float | None = None
-    sky: SkyTemperatures | None = None
+    sky: Sky | None = None
     used: Mapping[str, Any] = field(default_factory=dict)
     pixel_pwv: Floats | None = None
     off_pwv: tuple[float | None, ...] = ()
+    dry: DryScale = field(default_factory=DryScale)
+    dry_scale_suggested: float | None = None
+    t_eff: tuple[Floats, Floats] | None = None
     table: str = "none"
     scan_flags: int = 0
     warnings: tuple[str, ...] = ()

@@ -81,6 +81,15 @@ class Settings:
         "unit", "weights of the fit: equal, or those of the radiometer equation", choices=("unit", "radiometer")
     )
     fit_bins: int = _knob(0, "bin the counts into so many bins for the fit; 0: every channel", "bins", low=0)
+    fit_windows: str = _knob(
+        "", "topocentric signal frequencies that the fit uses: LO:HI[,LO:HI ...] in GHz; empty: the whole band"
+    )
+    dry_scale: str | float = _knob(
+        1.0,
+        "factor of the dry opacity: a value, fit (with the water vapour), or auto (fit where chi2 demands it)",
+        choices=("fit", "auto"),
+        low=0.0,
+    )
     pwv_clip: bool = _knob(False, "clip the residuals of the fit once, at 4 MAD, and fit again")
     t_atm: str | float = _knob(
         "ambient",
@@ -203,6 +212,7 @@ class Settings:
                 value=self.eta_h + self.eta_c,
                 rule="must be > 1",
             )
+        _ = self.windows_hz
         if self.smooth_width % 2 == 0:
             raise ConfigError("even width", array="smooth_width", value=self.smooth_width, rule="must be odd")
         given = [n for n in GAIN_NOTATIONS if any(getattr(self, k) is not None for k in n)]
@@ -212,6 +222,19 @@ class Settings:
             )
         if (self.gain_sig is None) != (self.gain_img is None):
             raise ConfigError("one gain weight without the other", array="gain_sig, gain_img", rule="give both")
+
+    @property
+    def windows_hz(self) -> tuple[tuple[float, float], ...]:
+        """The windows of the fit, Hz; none for the whole band."""
+        try:
+            windows = [tuple(float(v) * 1e9 for v in part.split(":")) for part in self.fit_windows.split(",") if part]
+        except ValueError:
+            windows = [()]
+        if not all(len(w) == 2 and 0.0 < w[0] < w[1] < float("inf") for w in windows):
+            raise ConfigError(
+                "not windows", array="fit_windows", value=self.fit_windows, rule="LO:HI[,LO:HI ...] in GHz, 0 < LO < HI"
+            )
+        return tuple((w[0], w[1]) for w in windows)
 
     @property
     def precision_bits(self) -> int | None:

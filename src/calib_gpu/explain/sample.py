@@ -187,7 +187,7 @@ class _Sample:
         offs = self._offs()
         loads, powers = self._loads()
         reference = reference_steps(self.factors, place.s, offs, self.pixel)
-        sky = sky_steps(self.factors, self.atmosphere.pwv, place.s, place.c, settings)
+        sky = sky_steps(self.factors, self.atmosphere, place.s, place.c, settings)
         values = {s.symbol: float(s.value) for s in (*loads, *powers, *reference, *sky)}
         result = self._result(count, values, t_sys, quantum)
         why = self._reasons(flags, count, offs, values["t_s"])

@@ -12,6 +12,7 @@ and, since dI_n/dy = -I_(n+1), its derivatives. One term (n = 0) is a slab of on
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,16 +22,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _SERIES_BELOW: Final = 1.0
-_SERIES_TERMS: Final = 18
+_SERIES_TERMS: Final = 17
 
 
 def opacity_moments(y: Floats, n: int) -> Floats:
     """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-13.
 
-    By the recurrence I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there by the series in y.
+    Upwards by I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there downwards, from a series in y.
     """
     y = np.asarray(y, dtype=np.float64)
     small = y < _SERIES_BELOW
+    if np.all(small):
+        return _moments_downwards(y, n)
     safe = np.where(small, _SERIES_BELOW, y)
     decay = np.exp(-safe)
     out = np.empty((n, *y.shape))
@@ -38,14 +41,28 @@ def opacity_moments(y: Floats, n: int) -> Floats:
     for k in range(1, n):
         out[k] = (k * out[k - 1] - decay) / safe
     if np.any(small):
-        x = -y[small]
-        for k in range(n):
-            term, total = np.ones_like(x), np.full_like(x, 1.0 / (k + 1))
-            for j in range(1, _SERIES_TERMS):
-                term = term * (x / j)
-                total += term / (k + 1 + j)
-            out[k][small] = total
+        out[:, small] = _moments_downwards(y[small], n)
     return out
+
+
+def _moments_downwards(y: Floats, n: int) -> Floats:
+    """The same for y < 1: I_(n-1) by its series, then I_k = (y I_(k+1) + exp(-y)) / (k+1)."""
+    decay, out = np.exp(-y), np.empty((n, *y.shape))
+    top = np.full_like(y, _series_coefficient(n, _SERIES_TERMS))
+    for j in range(_SERIES_TERMS - 1, -1, -1):
+        top *= y
+        top += _series_coefficient(n, j)
+    out[n - 1] = top
+    for k in range(n - 2, -1, -1):
+        np.multiply(out[k + 1], y, out=out[k])
+        out[k] += decay
+        out[k] /= k + 1
+    return out
+
+
+def _series_coefficient(n: int, j: int) -> float:
+    """Of y^j in I_(n-1)(y)."""
+    return (-1.0) ** j / (math.factorial(j) * (n + j))
 
 
 def source_polynomial(j_eff: Floats, y: Floats) -> Floats:
@@ -99,17 +116,42 @@ class Emission:
         wet = (high - low) / (pwv[1] - pwv[0])
         return cls(wet, low - wet * pwv[0])
 
+    def part(self, channels: slice) -> Emission:
+        """That of some channels."""
+        return Emission(self.wet[:, channels], self.dry[:, channels])
+
+    def scaled(self, dry: Floats | float = 1.0, temperature: Floats | float = 1.0) -> Emission:
+        """With the dry opacity, or the brightness of all layers ``[C]``, multiplied."""
+        return Emission(self.wet * temperature, self.dry * (dry * temperature))
+
     def value(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
-        """E alone ``[C]``, K: a third of the work of :meth:`at`."""
+        """E alone ``[C]``, K: half the work of :meth:`at`."""
         moments = opacity_moments(x * (b * pwv + c), self.wet.shape[0])
-        return np.asarray(x * np.sum((self.wet * pwv + self.dry) * moments, axis=0))
+        return np.asarray(x * _sum(self._source(pwv), moments))
 
     def at(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
         """E, dE/dw and d2E/dw2 ``[C]`` at a PWV [mm] and an airmass: K, K/mm, K/mm^2."""
         n = self.wet.shape[0]
         moments = opacity_moments(x * (b * pwv + c), n + 2)
-        p, xb = self.wet * pwv + self.dry, x * b
-        value = x * np.sum(p * moments[:n], axis=0)
-        slope = x * np.sum(self.wet * moments[:n] - xb * p * moments[1 : n + 1], axis=0)
-        curvature = x * np.sum(xb * (xb * p * moments[2 : n + 2] - 2.0 * self.wet * moments[1 : n + 1]), axis=0)
-        return value, slope, curvature
+        p, xb = self._source(pwv), x * b
+        wet_1 = _sum(self.wet, moments[1:])
+        slope = x * (_sum(self.wet, moments) - xb * _sum(p, moments[1:]))
+        curvature = x * xb * (xb * _sum(p, moments[2:]) - 2.0 * wet_1)
+        return x * _sum(p, moments), slope, curvature
+
+    def dry_slope(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
+        """Derivative of E ``[C]`` with respect to a factor of the dry opacity, at 1: K."""
+        moments = opacity_moments(x * (b * pwv + c), self.wet.shape[0] + 1)
+        return np.asarray(x * (_sum(self.dry, moments) - x * c * _sum(self._source(pwv), moments[1:])))
+
+    def _source(self, pwv: float) -> Floats:
+        """Coefficients of the source ``[N, C]`` at a PWV, K Np."""
+        return np.asarray(self.wet * pwv + self.dry)
+
+
+def _sum(coefficients: Floats, moments: Floats) -> Floats:
+    """Sum over n of coefficients times as many moments ``[C]``."""
+    total = coefficients[0] * moments[0]
+    for a, moment in zip(coefficients[1:], moments[1:], strict=False):
+        total += a * moment
+    return np.asarray(total)
