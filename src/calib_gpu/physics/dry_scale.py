@@ -27,6 +27,7 @@ DEMANDED: Final = 2.0
 
 MAX_STEPS: Final = 40
 TOLERANCE: Final = 1e-10
+HINT_TOLERANCE: Final = 1e-3
 _TOLERANCE_FLOOR_MM: Final = 1e-3
 _SINGULAR: Final = 1e-10
 
@@ -35,8 +36,8 @@ _SINGULAR: Final = 1e-10
 class DryScale:
     """Factor of the dry opacity. ``status``: fixed, ok, at_bound, not_converged or unconstrained.
 
-    ``error``, ``pwv_error`` [mm] and ``correlation`` of factor and PWV are None where nothing was fitted; ``chi2`` is
-    that of the fit with both. Only with ``ok`` and ``at_bound`` is the factor that of a fit.
+    ``error``, ``pwv_error`` [mm] and the ``correlation`` of factor and PWV are None where nothing was fitted; ``chi2``
+    is that of the fit with both. Only with ``ok`` and ``at_bound`` is the factor that of a fit.
     """
 
     value: float = 1.0
@@ -52,7 +53,9 @@ class DryScale:
         return self.status in ("ok", "at_bound")
 
 
-def fit_dry_scale(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, start: PwvFit) -> DryScale:
+def fit_dry_scale(
+    sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, start: PwvFit, tolerance: float = TOLERANCE
+) -> DryScale:
     """Gauss-Newton steps in water vapour and dry opacity from the fit of the water vapour alone.
 
     A step is halved until chi2 does not grow, and stops at the bounds; there the other parameter goes on alone.
@@ -68,7 +71,7 @@ def fit_dry_scale(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, start: 
         for _ in range(MAX_STEPS):
             w_new = float(np.clip(w + step[0], limits.low, limits.high))
             s_new = float(np.clip(s * (1.0 + step[1]), LOWEST, HIGHEST))
-            small = abs(w_new - w) <= TOLERANCE * max(w, _TOLERANCE_FLOOR_MM) and abs(s_new - s) <= TOLERANCE * s
+            small = abs(w_new - w) <= tolerance * max(w, _TOLERANCE_FLOOR_MM) and abs(s_new - s) <= tolerance * s
             new = normal_equations(sums, sky.scaled(s_new), x, w_new)
             if small or new.value <= at.value:
                 break
@@ -96,7 +99,7 @@ def suggested(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, alone: PwvF
     promised = at.value - float(at.gradient @ np.linalg.solve(at.fisher, at.gradient))
     if at.value <= DEMANDED * promised:
         return None
-    dry = fit_dry_scale(sums, sky, x, limits, alone)
+    dry = fit_dry_scale(sums, sky, x, limits, alone, HINT_TOLERANCE)
     return dry.value if demanded(alone, dry) else None
 
 
@@ -127,9 +130,7 @@ def _result(s: float, at: NormalEquations, n: int, limits: PwvLimits) -> DryScal
     covariance = _covariance(at, n, limits)
     if covariance is None:
         return DryScale(status="unconstrained")
-    if limits.unit_weights:
-        covariance = covariance * (at.value / (n - 2))
-    pwv_error, error = np.sqrt(np.diag(covariance))
-    correlation = float(covariance[0, 1] / (pwv_error * error)) if pwv_error > 0.0 and error > 0.0 else None
-    status = "at_bound" if s in (LOWEST, HIGHEST) else "ok"
-    return DryScale(s, status, float(s * error), float(pwv_error), correlation, at.value)
+    correlation = float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    scale = at.value / (n - 2) if limits.unit_weights else 1.0
+    pwv_error, error = (float(v) for v in np.sqrt(scale * np.diag(covariance)))
+    return DryScale(s, "at_bound" if s in (LOWEST, HIGHEST) else "ok", s * error, pwv_error, correlation, at.value)

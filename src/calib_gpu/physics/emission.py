@@ -13,7 +13,9 @@ and, since dI_n/dy = -I_(n+1), its derivatives. One term (n = 0) is a slab of on
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -22,47 +24,53 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _SERIES_BELOW: Final = 1.0
-_SERIES_TERMS: Final = 17
+_SERIES_ABOVE: Final = -0.5
+_TERMS: Final = 15
+_BLOCK: Final = 4096
 
 
 def opacity_moments(y: Floats, n: int) -> Floats:
     """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-13.
 
-    Upwards by I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there downwards, from a series in y.
+    By the recurrence I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there by Taylor series.
     """
     y = np.asarray(y, dtype=np.float64)
     small = y < _SERIES_BELOW
-    if np.all(small):
-        return _moments_downwards(y, n)
+    if np.all(small) and np.all(y > _SERIES_ABOVE):
+        return (_taylor(n) @ _powers(y.ravel())).reshape(n, *y.shape)
     safe = np.where(small, _SERIES_BELOW, y)
-    decay = np.exp(-safe)
     out = np.empty((n, *y.shape))
-    out[0] = -np.expm1(-safe) / safe
+    gone = -np.expm1(-safe)
+    decay = 1.0 - gone
+    np.divide(gone, safe, out=out[0])
     for k in range(1, n):
-        out[k] = (k * out[k - 1] - decay) / safe
+        np.multiply(out[k - 1], k, out=out[k])
+        out[k] -= decay
+        out[k] /= safe
     if np.any(small):
-        out[:, small] = _moments_downwards(y[small], n)
+        # dry coefficients may be slightly negative; further below zero there is no opacity
+        out[:, small] = _taylor(n) @ _powers(np.maximum(y[small], _SERIES_ABOVE))
     return out
 
 
-def _moments_downwards(y: Floats, n: int) -> Floats:
-    """The same for y < 1: I_(n-1) by its series, then I_k = (y I_(k+1) + exp(-y)) / (k+1)."""
-    decay, out = np.exp(-y), np.empty((n, *y.shape))
-    top = np.full_like(y, _series_coefficient(n, _SERIES_TERMS))
-    for j in range(_SERIES_TERMS - 1, -1, -1):
-        top *= y
-        top += _series_coefficient(n, j)
-    out[n - 1] = top
-    for k in range(n - 2, -1, -1):
-        np.multiply(out[k + 1], y, out=out[k])
-        out[k] += decay
-        out[k] /= k + 1
+@cache
+def _taylor(n: int) -> Floats:
+    """Coefficients ``[n, K]`` of I_0 to I_(n-1) in powers of y - 1/2, from d^k I_m / dy^k = (-1)^k I_(m+k)."""
+    half = [sum((-0.5) ** j / (math.factorial(j) * (m + 1 + j)) for j in range(20)) for m in range(n + _TERMS)]
+    return np.array([[(-1.0) ** k * half[m + k] / math.factorial(k) for k in range(_TERMS)] for m in range(n)])
+
+
+def _powers(y: Floats) -> Floats:
+    """Powers 0 to K - 1 of y - 1/2 ``[K, C]``."""
+    out = np.empty((_TERMS, y.size))
+    out[0] = 1.0
+    np.subtract(y, 0.5, out=out[1])
+    known = 2
+    while known < _TERMS:
+        more = min(known, _TERMS - known)
+        np.multiply(out[known - 1] * out[1], out[:more], out=out[known : known + more])
+        known += more
     return out
-
-
-def _series_coefficient(n: int, j: int) -> float:
-    """Of y^j in I_(n-1)(y)."""
-    return (-1.0) ** j / (math.factorial(j) * (n + j))
 
 
 def source_polynomial(j_eff: Floats, y: Floats) -> Floats:
@@ -126,27 +134,37 @@ class Emission:
 
     def value(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
         """E alone ``[C]``, K: half the work of :meth:`at`."""
-        moments = opacity_moments(x * (b * pwv + c), self.wet.shape[0])
-        return np.asarray(x * _sum(self._source(pwv), moments))
+        out = np.empty((1, b.size))
+        for part, p, moments in self._blocks(b, c, pwv, x, 0):
+            out[0, part] = x * _sum(p, moments)
+        return out[0]
 
     def at(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
         """E, dE/dw and d2E/dw2 ``[C]`` at a PWV [mm] and an airmass: K, K/mm, K/mm^2."""
-        n = self.wet.shape[0]
-        moments = opacity_moments(x * (b * pwv + c), n + 2)
-        p, xb = self._source(pwv), x * b
-        wet_1 = _sum(self.wet, moments[1:])
-        slope = x * (_sum(self.wet, moments) - xb * _sum(p, moments[1:]))
-        curvature = x * xb * (xb * _sum(p, moments[2:]) - 2.0 * wet_1)
-        return x * _sum(p, moments), slope, curvature
+        out = np.empty((3, b.size))
+        for part, p, moments in self._blocks(b, c, pwv, x, 2):
+            wet, xb = self.wet[:, part], x * b[part]
+            out[0, part] = x * _sum(p, moments)
+            out[1, part] = x * (_sum(wet, moments) - xb * _sum(p, moments[1:]))
+            out[2, part] = x * xb * (xb * _sum(p, moments[2:]) - 2.0 * _sum(wet, moments[1:]))
+        return out[0], out[1], out[2]
 
-    def dry_slope(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
-        """Derivative of E ``[C]`` with respect to a factor of the dry opacity, at 1: K."""
-        moments = opacity_moments(x * (b * pwv + c), self.wet.shape[0] + 1)
-        return np.asarray(x * (_sum(self.dry, moments) - x * c * _sum(self._source(pwv), moments[1:])))
+    def gradient(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
+        """E, dE/dw, and the derivative with respect to a factor of the dry opacity, at 1 ``[C]``: K, K/mm, K."""
+        out = np.empty((3, b.size))
+        for part, p, moments in self._blocks(b, c, pwv, x, 1):
+            deeper = _sum(p, moments[1:])
+            out[0, part] = x * _sum(p, moments)
+            out[1, part] = x * (_sum(self.wet[:, part], moments) - x * b[part] * deeper)
+            out[2, part] = x * (_sum(self.dry[:, part], moments) - x * c[part] * deeper)
+        return out[0], out[1], out[2]
 
-    def _source(self, pwv: float) -> Floats:
-        """Coefficients of the source ``[N, C]`` at a PWV, K Np."""
-        return np.asarray(self.wet * pwv + self.dry)
+    def _blocks(self, b: Floats, c: Floats, pwv: float, x: float, more: int) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Channels that stay in the cache, their source coefficients ``[N, C]`` [K Np], and N + ``more`` moments."""
+        for start in range(0, b.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            y = x * (b[part] * pwv + c[part])
+            yield part, self.wet[:, part] * pwv + self.dry[:, part], opacity_moments(y, self.wet.shape[0] + more)
 
 
 def _sum(coefficients: Floats, moments: Floats) -> Floats:

@@ -81,14 +81,19 @@ def fit_from_grid(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, grid: F
     if j == grid.size - 1 and at.slope <= 0.0:
         return _result(float(grid[j]), at, sums, limits, "at_upper_bound")
     low, high = float(grid[max(j - 1, 0)]), float(grid[min(j + 1, grid.size - 1)])
-    w, converged = _newton(sums, sky, x, float(grid[j]), at, low, high)
-    if not converged:
+    found = _newton(sums, sky, x, float(grid[j]), at, low, high)
+    if found is None:
         return _result(float(grid[j]), at, sums, limits, "not_converged")
-    return _result(w, chi2_at(sums, sky, x, w), sums, limits, "ok")
+    return _result(*found, sums, limits, "ok")
 
 
-def _newton(sums: SkySums, sky: Sky, x: Floats, w: float, at: Chi2, low: float, high: float) -> tuple[float, bool]:
-    """Newton on chi2' inside a bracket that shrinks with its sign; bisects where a step would leave it."""
+def _newton(
+    sums: SkySums, sky: Sky, x: Floats, w: float, at: Chi2, low: float, high: float
+) -> tuple[float, Chi2] | None:
+    """Newton on chi2' inside a bracket that shrinks with its sign; bisects where a step would leave it.
+
+    The minimum, and chi2 there (to the last step, within the tolerance); None where it was not found.
+    """
     for _ in range(MAX_STEPS):
         if at.slope > 0.0:
             high = w
@@ -99,10 +104,10 @@ def _newton(sums: SkySums, sky: Sky, x: Floats, w: float, at: Chi2, low: float, 
         if not low <= step <= high:
             step = 0.5 * (low + high)
         if abs(step - w) <= TOLERANCE * max(step, TOLERANCE_FLOOR_MM):
-            return step, True
+            return step, at
         w = step
         at = chi2_at(sums, sky, x, w)
-    return w, False
+    return None
 
 
 def _unconstrained(at: Chi2, n: int, limits: PwvLimits) -> bool:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Rows = Callable[[slice], Floats]
 
 MODEL_ERROR: Final = 0.01
-NODE_SPACING: Final = 0.45
+NODE_SPACING: Final = 0.55
 """Spacing in ln w of the PWVs at which the emission of layers is computed for the grid."""
 STENCIL: Final = 6
 """Nodes that an interpolation takes."""
@@ -53,8 +53,8 @@ class SkyBand(Protocol):
         """Q, dq/dw and d2q/dw2."""
         ...
 
-    def dry_slope(self, w: float, x: float) -> Floats:
-        """Derivative of q with respect to a common factor of the dry opacity, at 1."""
+    def gradient(self, w: float, x: float) -> tuple[Floats, Floats, Floats]:
+        """Q, dq/dw, and the derivative with respect to a common factor of the dry opacity, at 1."""
         ...
 
     def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
@@ -102,9 +102,10 @@ class Slab:
         slope = -x * self.b * t
         return t, slope, -x * self.b * slope
 
-    def dry_slope(self, w: float, x: float) -> Floats:
-        """-X c t."""
-        return -x * self.c * self.value(w, x)
+    def gradient(self, w: float, x: float) -> tuple[Floats, Floats, Floats]:
+        """T, -X b t and -X c t."""
+        t = self.value(w, x)
+        return t, -x * self.b * t, -x * self.c * t
 
     def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
         """Exact."""
@@ -158,10 +159,13 @@ class Layers:
             return value + behind, slope - xb * behind, curvature + xb * xb * behind
         return value, slope, curvature
 
-    def dry_slope(self, w: float, x: float) -> Floats:
+    def gradient(self, w: float, x: float) -> tuple[Floats, Floats, Floats]:
         """The same with the dry part in the place of the wet one."""
-        slope = self.emission.dry_slope(self.b, self.c, w, x)
-        return slope - x * self.c * self._behind(w, x) if self.background.any() else slope
+        value, wet, dry = self.emission.gradient(self.b, self.c, w, x)
+        if self.background.any():
+            behind = self._behind(w, x)
+            return value + behind, wet - x * self.b * behind, dry - x * self.c * behind
+        return value, wet, dry
 
     def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
         """Interpolated between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""

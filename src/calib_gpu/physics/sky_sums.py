@@ -173,7 +173,7 @@ def normal_equations(sums: SkySums, sky: Sky, x: Floats, w: float) -> NormalEqua
     """The Gauss-Newton equations of water vapour and dry opacity together, at PWV ``w`` [mm] and factor 1."""
     value, gradient, fisher = 0.0, np.zeros(2), np.zeros((2, 2))
     for o in range(x.size):
-        of_bands = [(*band.moments(w, float(x[o]))[:2], band.dry_slope(w, float(x[o]))) for band in sky.bands]
+        of_bands = [band.gradient(w, float(x[o])) for band in sky.bands]
         (q_s, q_i), *slopes = (_both(sky, values) for values in zip(*of_bands, strict=True))
         r_s, r_i = _residual_sums(sums, o, q_s, q_i)
         value += _value(sums, o, q_s, q_i, r_s, r_i)

@@ -93,7 +93,7 @@ def fit_atmosphere(
         n_channel = scan.signal.size
         sky = replace(sky, bins=bin_starts(n_channel, min(settings.fit_bins, n_channel)))
     use = _windows(scan, settings)
-    result = SkyFit(scan, offs, resolved, rx, sky, x, use, settings, backend).run(suggest=not choice.defaulted)
+    result = SkyFit(scan, offs, resolved, rx, sky, x, use, settings, backend).run(suggest=choice.layered)
     pwv, source = _chosen(scan, result, settings)
     flag, said = _judged(result, pwv, source, settings)
     more = _fitted(result) | {"source": source, "used": choice.used, "sky": choice.sky.scaled(result.dry.value)}
