@@ -15,7 +15,7 @@ from small_scan import SmallScan, small_scan
 pytest.importorskip("am", reason="am-python is not here: pip install 'calib-gpu[atm]'")
 from layered_sky import LayeredSky
 
-CHANNELS = 32
+CHANNELS = 16
 STEP = 4e9 / CHANNELS
 BANDS = {461: (461e9, 473e9), 492: (492e9, 480e9), 810: (810e9, 798e9)}
 
@@ -71,21 +71,14 @@ def test_pwv_and_ta_are_right_to_three_per_mille(tmp_path: Path, air: LayeredSky
             assert l1.attrs["warnings"] == []
 
 
-@pytest.mark.parametrize(
-    ("band", "low", "high", "ta_low"),
-    [(461, -0.11, -0.07, -0.04), (492, -0.15, -0.08, -0.06), (810, -0.12, -0.07, -0.08)],
-)
-def test_air_at_ground_temperature_is_wrong_by_several_per_cent(
-    tmp_path: Path, air: LayeredSky, band: int, low: float, high: float, ta_low: float
-) -> None:
-    """The slab at ambient temperature errs low, by 8 to 15 % in PWV (the specification has 6.8 % for another profile)."""
-    for pwv, elevation in ((0.2, 45.0), (0.5, 45.0)):
-        water, ta, l1 = found(tmp_path / f"{pwv}", scan_of(air, band, pwv, elevation), t_atm="ambient")
-        assert low < water < high
-        assert low < water < -0.03
+@pytest.mark.parametrize("band", list(BANDS))
+def test_air_at_ground_temperature_is_wrong_by_several_per_cent(tmp_path: Path, air: LayeredSky, band: int) -> None:
+    """The slab at ambient temperature errs low: 8 to 15 % in PWV, 2 to 8 % in T_A* (another profile: 6.8 % and 2.1 %)."""
+    for pwv in (0.2, 0.5):
+        water, ta, l1 = found(tmp_path / f"{pwv}", scan_of(air, band, pwv, 45.0), t_atm="ambient")
+        assert -0.15 < water < -0.07
         assert -0.09 < np.median(ta) < -0.015
         assert l1.attrs["scan_flags"] & 128
-    assert np.median(ta) < 0.6 * ta_low
 
 
 def test_the_emission_follows_the_temperature_at_the_ground(tmp_path: Path, cache: Path) -> None:

@@ -134,10 +134,10 @@ class Emission:
 
     def value(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
         """E alone ``[C]``, K: half the work of :meth:`at`."""
-        out = np.empty((1, b.size))
+        out = np.empty(b.size)
         for part, p, moments in self._blocks(b, c, pwv, x, 0):
-            out[0, part] = x * _sum(p, moments)
-        return out[0]
+            out[part] = x * _sum(p, moments)
+        return out
 
     def at(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
         """E, dE/dw and d2E/dw2 ``[C]`` at a PWV [mm] and an airmass: K, K/mm, K/mm^2."""
