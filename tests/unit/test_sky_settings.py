@@ -137,7 +137,7 @@ def test_only_channels_inside_the_windows_count(tmp_path: Path) -> None:
     assert out.attrs["pwv_mm"] == pytest.approx(0.6, rel=1e-9)
     assert abs(run(tmp_path / "b", scan).attrs["pwv_mm"] - 0.6) > 0.01
     nu = out["frequency_signal"][:]
-    n = np.count_nonzero((nu >= 491.5e9) & (nu <= 492.5e9) | (nu >= 493e9) & (nu <= 494e9))
+    n = int(np.count_nonzero((nu >= 491.5e9) & (nu <= 492.5e9) | (nu >= 493e9) & (nu <= 494e9)))
     few = run(tmp_path / "c", scan, fit_windows="491.5:492.5,493:494", min_points=4 * n).attrs  # 2 OFFs, 2 pixels
     assert few["pwv_status"] == "ok"
     many = run(tmp_path / "d", scan, fit_windows="491.5:492.5,493:494", min_points=4 * n + 1).attrs
