@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SERIES_BELOW: Final = 1.0
-_SERIES_ABOVE: Final = -0.5
-_TERMS: Final = 15
+_SERIES_BELOW: Final = 0.5
+_SERIES_ABOVE: Final = -0.25
+_CENTRE: Final = 0.25
+_TERMS: Final = 13
 _BLOCK: Final = 4096
 
 
 def opacity_moments(y: Floats, n: int) -> Floats:
-    """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-13.
+    """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-12 for n <= 5.
 
     By the recurrence I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there by Taylor series.
     """
@@ -55,16 +56,16 @@ def opacity_moments(y: Floats, n: int) -> Floats:
 
 @cache
 def _taylor(n: int) -> Floats:
-    """Coefficients ``[n, K]`` of I_0 to I_(n-1) in powers of y - 1/2, from d^k I_m / dy^k = (-1)^k I_(m+k)."""
-    half = [sum((-0.5) ** j / (math.factorial(j) * (m + 1 + j)) for j in range(20)) for m in range(n + _TERMS)]
-    return np.array([[(-1.0) ** k * half[m + k] / math.factorial(k) for k in range(_TERMS)] for m in range(n)])
+    """Coefficients ``[n, K]`` of I_0 to I_(n-1) in powers of y - 1/4, from d^k I_m / dy^k = (-1)^k I_(m+k)."""
+    there = [sum((-_CENTRE) ** j / (math.factorial(j) * (m + 1 + j)) for j in range(20)) for m in range(n + _TERMS)]
+    return np.array([[(-1.0) ** k * there[m + k] / math.factorial(k) for k in range(_TERMS)] for m in range(n)])
 
 
 def _powers(y: Floats) -> Floats:
-    """Powers 0 to K - 1 of y - 1/2 ``[K, C]``."""
+    """Powers 0 to K - 1 of y - 1/4 ``[K, C]``."""
     out = np.empty((_TERMS, y.size))
     out[0] = 1.0
-    np.subtract(y, 0.5, out=out[1])
+    np.subtract(y, _CENTRE, out=out[1])
     known = 2
     while known < _TERMS:
         more = min(known, _TERMS - known)
