@@ -9,7 +9,6 @@ import numpy as np
 
 from calib_gpu.atm import radiative
 from calib_gpu.atm.sites import read_site
-from small_scan import Air
 
 PRESSURE_HPA = 530.0
 
@@ -36,8 +35,3 @@ class LayeredSky:
             order = slice(None) if nu[1] > nu[0] else slice(None, None, -1)
             self._known[key] = np.exp(-x * spectra.tau)[order], spectra.sky[0][order]
         return self._known[key]
-
-
-def air_of(sky: LayeredSky) -> Air:
-    """The sky as ``small_scan`` takes it."""
-    return sky
