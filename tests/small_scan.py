@@ -5,6 +5,7 @@ Tests change its arrays at will before they write it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,22 @@ def planck(nu: np.ndarray, t: float) -> np.ndarray:
     """J(nu, T) in K, written out anew."""
     x = H_OVER_K * nu / t
     return t * x / (np.exp(x) - 1.0)
+
+
+Air = Callable[[np.ndarray, float, float], tuple[np.ndarray, np.ndarray]]
+"""From frequencies [Hz], PWV [mm] and airmass: transmission, and brightness of the sky in K."""
+
+
+def slab(temperature: float, dry_scale: float = 1.0) -> Air:
+    """An atmosphere of one temperature with the opacity of the package's table at 530 hPa."""
+
+    def air(nu: np.ndarray, pwv: float, x: float) -> tuple[np.ndarray, np.ndarray]:
+        table = next(t for t in builtin_tables() if t.covers(nu))
+        b, c = (np.interp(nu, table.frequency, t[1]) for t in (table.b, table.c))
+        t = np.exp(-x * (b * pwv + dry_scale * c))
+        return t, planck(nu, temperature) * (1.0 - t)
+
+    return air
 
 
 @dataclass
@@ -66,18 +83,25 @@ def small_scan(
     elevation_deg: float = 52.0,
     mjd: float = 60000.0,
     seed: int = 1,
+    bands_hz: tuple[float, float] = (492.160651e9, 480.160651e9),
+    band_width_hz: float = 4e9,
+    dry_scale: float = 1.0,
+    air: Air | None = None,
 ) -> SmallScan:
-    """Noise-free counts of eq. (1): OFFs and ONs at one elevation, a line in the ONs, one HOT and one COLD."""
+    """Noise-free counts of eq. (1): OFFs and ONs at one elevation, a line in the ONs, one HOT and one COLD.
+
+    ``bands_hz`` are the centres of signal and image band. The sky is a slab at ambient temperature with the opacity of the
+    package's table, its dry part times ``dry_scale``, unless ``air`` gives another.
+    """
     c, d, r, a = shape
     rng = np.random.default_rng(seed)
-    spacing, signal_0, image_0 = 4e9 / c, 492.160651e9, 480.160651e9
+    spacing, (signal_0, image_0) = band_width_hz / c, bands_hz
     steps = (np.arange(c) - c / 2) * spacing
-    table = builtin_tables()[0]
-    b_s, c_s = (np.interp(signal_0 + steps, table.frequency, t[1]) for t in (table.b, table.c))
-    b_i, c_i = (np.interp(image_0 - steps, table.frequency, t[1]) for t in (table.b, table.c))
     x = 1.0 / np.sin(np.radians(elevation_deg))
-    t_s, t_i = np.exp(-x * (b_s * pwv + c_s)), np.exp(-x * (b_i * pwv + c_i))
     t_hot, t_cold, t_amb = 295.0, 80.0, 270.0
+    (t_s, from_s), (_, from_i) = (
+        (air or slab(t_amb, dry_scale))(nu, pwv, x) for nu in (signal_0 + steps, image_0 - steps)
+    )
     g_s = rng.uniform(0.4, 0.6, (r, a))
     gain = 2000.0 * (1.0 + 0.3 * np.cos(np.arange(c) / c * 9.0))[:, None, None] * rng.uniform(0.9, 1.1, (r, a))
     trec = (150.0 + 20.0 * np.sin(np.arange(c) / 50.0))[:, None, None] * rng.uniform(0.9, 1.1, (r, a))
@@ -88,10 +112,10 @@ def small_scan(
     def load(t: float) -> np.ndarray:
         return zero + gain * (trec + both(planck(signal_0 + steps, t), planck(image_0 - steps, t)))
 
-    def sky(nu: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return eta_f * planck(nu, t_amb) * (1.0 - t) + (1.0 - eta_f) * planck(nu, t_amb)
+    def sky(nu: np.ndarray, air: np.ndarray) -> np.ndarray:
+        return eta_f * air + (1.0 - eta_f) * planck(nu, t_amb)
 
-    off = zero + gain * (trec + both(sky(signal_0 + steps, t_s), sky(image_0 - steps, t_i)))
+    off = zero + gain * (trec + both(sky(signal_0 + steps, from_s), sky(image_0 - steps, from_i)))
     line = 30.0 * np.exp(-0.5 * ((np.arange(c) - c / 3) / (c / 20)) ** 2)
     n_on = sum(m.strip().upper().endswith("ON") for m in modes)
     ta = line[:, None, None, None, None] * rng.uniform(0.2, 1.0, (d, r, a, n_on))

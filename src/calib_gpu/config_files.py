@@ -1,4 +1,4 @@
-"""Settings from TOML files: those of the user, and the telescope profiles that come with the package."""
+"""Settings from text: options on the command line, TOML files, and the telescope profiles of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import ConfigError
-from calib_gpu.settings import parse_text
+from calib_gpu.settings import MIB, knobs, rule_of, suggestion
 
 PROFILE_TABLES: Final = ("about", "source")
 """Tables that a profile may have beside its settings: ``[about] title``, and where each value is from."""
@@ -49,6 +49,42 @@ def _values(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if nested:
         raise ConfigError("tables are not used", array=f"{path}: {', '.join(nested)}", rule="flat keys, name = value")
     return {name: parse_text(name, value) if isinstance(value, str) else value for name, value in data.items()}
+
+
+def parse_text(name: str, text: str) -> Any:
+    """Value of a setting from its text on the command line (``--set name=text``)."""
+    knob = knobs().get(name)
+    if knob is None:
+        raise ConfigError("no such setting", array=name, fix=suggestion(name))
+    if name == "memory":
+        return parse_size(text)
+    if text.replace("-", "_") in knob.metadata["choices"]:
+        return text.replace("-", "_")
+    if text.lower() in ("none", "") and "None" in str(knob.type):
+        return None
+    if knob.type == "bool":
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ConfigError("not a truth value", array=name, value=text, rule="true or false")
+        return text.lower() in ("true", "1", "yes")
+    if "int" in str(knob.type) or "float" in str(knob.type):
+        try:
+            return int(text) if "int" in str(knob.type) else float(text)
+        except ValueError:
+            raise ConfigError("not a number", array=name, value=text, rule=rule_of(knob)) from None
+    return text
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512M, 2GiB or 1000000."""
+    units = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
+    body = text.strip().upper().removesuffix("IB").removesuffix("B")
+    number, unit = (body[:-1], body[-1]) if body and body[-1] in units else (body, "")
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
+        ) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from typing import Any
 from calib_gpu.backend import get_backend
 from calib_gpu.errors import CalibError, ConfigError, Exit, OutOfMemory, OutputError, ScanFailure, Stopped
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.records import ScanId, ScanReport
-from calib_gpu.report_lines import summary_line, timing_line
+from calib_gpu.records import ScanId
+from calib_gpu.scan_report import ScanReport, summary_line, timing_line
 from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from calib_gpu.physics.atmosphere import SkyTemperatures
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.physics.dry_scale import DryScale
 from calib_gpu.physics.frequency import Frame
 from calib_gpu.physics.loads import LoadPowers, SidebandGains
+from calib_gpu.physics.sky import Sky
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -29,10 +30,6 @@ def pixel_major(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArra
     c, r, a, *rest = shape
     stored = np.zeros((r, a, *rest, c), dtype=dtype)
     return np.moveaxis(stored, -1, 0)
-
-
-TIMINGS: Final = ("load", "resolve", "atm", "prepare", "calibrate", "write")
-"""Names of the stages in timings: those of the stages, ``atm`` for atmosphere."""
 
 
 @dataclass(frozen=True, order=True)
@@ -280,7 +277,10 @@ class OffSpectra:
 
 @dataclass(frozen=True)
 class Atmosphere:
-    """PWV and what follows from it: zenith opacities [C] in Np; ``pwv`` and its error None where there is none."""
+    """PWV and what follows from it: zenith opacities [C] in Np; ``pwv`` and its error None where there is none.
+
+    ``sky`` is the fitted sky on channels, None without a fit; ``t_eff`` [C] in K that of a layered one, signal and image.
+    """
 
     pwv: float | None
     pwv_error: float | None
@@ -290,10 +290,13 @@ class Atmosphere:
     tau_image: Floats
     rms_k: float | None = None
     chi2_reduced: float | None = None
-    sky: SkyTemperatures | None = None
+    sky: Sky | None = None
     used: Mapping[str, Any] = field(default_factory=dict)
     pixel_pwv: Floats | None = None
     off_pwv: tuple[float | None, ...] = ()
+    dry: DryScale = field(default_factory=DryScale)
+    dry_scale_suggested: float | None = None
+    t_eff: tuple[Floats, Floats] | None = None
     table: str = "none"
     scan_flags: int = 0
     warnings: tuple[str, ...] = ()
@@ -319,33 +322,3 @@ class Tile:
     subscan: int
     r: slice
     a: slice
-
-
-@dataclass
-class ScanReport:
-    """What happened to one scan: a line of ``report.jsonl``."""
-
-    scan: str
-    status: str = "ok"
-    stage: str = ""
-    error: str = ""
-    message: str = ""
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    bytes_read: int = 0
-    bytes_written: int = 0
-    samples: int = 0
-    flag_counts: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    pwv_mm: float | None = None
-    pwv_status: str = ""
-    t_sys_k: float | None = None
-    flagged: float = 0.0
-    qa_warnings: list[str] = field(default_factory=list)
-    digest: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The line: stage times under their own names (load_ms, ...), 0 for stages that were not reached."""
-        line = dict(self.__dict__)
-        timings = line.pop("timings_ms")
-        line["bytes"] = self.bytes_read + self.bytes_written
-        return line | {f"{name}_ms": round(timings.get(name, 0.0), 3) for name in TIMINGS}

@@ -18,7 +18,8 @@ from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
-from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId, ScanReport
+from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
+from calib_gpu.scan_report import ScanReport
 from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere

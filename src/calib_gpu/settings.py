@@ -81,6 +81,15 @@ class Settings:
         "unit", "weights of the fit: equal, or those of the radiometer equation", choices=("unit", "radiometer")
     )
     fit_bins: int = _knob(0, "bin the counts into so many bins for the fit; 0: every channel", "bins", low=0)
+    fit_windows: str = _knob(
+        "", "topocentric signal frequencies that the fit uses: LO:HI[,LO:HI ...] in GHz; empty: the whole band"
+    )
+    dry_scale: str | float = _knob(
+        1.0,
+        "factor of the dry opacity: a value, fit (with the water vapour), or auto (fit where chi2 demands it)",
+        choices=("fit", "auto"),
+        low=0.0,
+    )
     pwv_clip: bool = _knob(False, "clip the residuals of the fit once, at 4 MAD, and fit again")
     t_atm: str | float = _knob(
         "ambient",
@@ -164,7 +173,7 @@ class Settings:
         names = knobs()
         for name in values:
             if name not in names:
-                raise ConfigError("no such setting", array=name, fix=_suggestion(name))
+                raise ConfigError("no such setting", array=name, fix=suggestion(name))
         for name, knob in names.items():
             object.__setattr__(self, name, _checked(knob, values[name]) if name in values else knob.default)
         object.__setattr__(self, "origin", dict(origin) if origin is not None else dict.fromkeys(values, "option"))
@@ -211,6 +220,7 @@ class Settings:
                 value=self.eta_h + self.eta_c,
                 rule="must be > 1",
             )
+        _ = self.windows_hz
         if self.smooth_width % 2 == 0:
             raise ConfigError("even width", array="smooth_width", value=self.smooth_width, rule="must be odd")
         given = [n for n in GAIN_NOTATIONS if any(getattr(self, k) is not None for k in n)]
@@ -222,6 +232,19 @@ class Settings:
             raise ConfigError("one gain weight without the other", array="gain_sig, gain_img", rule="give both")
         if (self.site_lon is None) != (self.site_lat is None):
             raise ConfigError("half of a position", array="site_lon, site_lat", rule="give both")
+
+    @property
+    def windows_hz(self) -> tuple[tuple[float, float], ...]:
+        """The windows of the fit, Hz; none for the whole band."""
+        try:
+            windows = [tuple(float(v) * 1e9 for v in part.split(":")) for part in self.fit_windows.split(",") if part]
+        except ValueError:
+            windows = [()]
+        if not all(len(w) == 2 and 0.0 < w[0] < w[1] < float("inf") for w in windows):
+            raise ConfigError(
+                "not windows", array="fit_windows", value=self.fit_windows, rule="LO:HI[,LO:HI ...] in GHz, 0 < LO < HI"
+            )
+        return tuple((w[0], w[1]) for w in windows)
 
     @property
     def precision_bits(self) -> int | None:
@@ -260,48 +283,14 @@ def knobs() -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(Settings) if f.name != "origin"}
 
 
-def parse_text(name: str, text: str) -> Any:
-    """Value of a setting from its text on the command line (``--set name=text``)."""
-    knob = knobs().get(name)
-    if knob is None:
-        raise ConfigError("no such setting", array=name, fix=_suggestion(name))
-    if name == "memory":
-        return parse_size(text)
-    if text.replace("-", "_") in knob.metadata["choices"]:
-        return text.replace("-", "_")
-    if text.lower() in ("none", "") and "None" in str(knob.type):
-        return None
-    if knob.type == "bool":
-        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
-            raise ConfigError("not a truth value", array=name, value=text, rule="true or false")
-        return text.lower() in ("true", "1", "yes")
-    if "int" in str(knob.type) or "float" in str(knob.type):
-        try:
-            return int(text) if "int" in str(knob.type) else float(text)
-        except ValueError:
-            raise ConfigError("not a number", array=name, value=text, rule=_rule(knob)) from None
-    return text
-
-
-def _suggestion(name: str) -> str:
+def suggestion(name: str) -> str:
+    """What to do about a name that is no setting."""
     close = difflib.get_close_matches(name, knobs(), 3)
     return f"did you mean {' or '.join(close)}?" if close else "all settings are listed in docs/settings.md"
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 512M, 2GiB or 1000000."""
-    units = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
-    body = text.strip().upper().removesuffix("IB").removesuffix("B")
-    number, unit = (body[:-1], body[-1]) if body and body[-1] in units else (body, "")
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
-        ) from None
-
-
-def _rule(knob: dataclasses.Field[Any]) -> str:
+def rule_of(knob: dataclasses.Field[Any]) -> str:
+    """The values that a setting takes, in words."""
     meta = knob.metadata
     parts = [" | ".join(meta["choices"])] if meta["choices"] else []
     if "float" in str(knob.type) or "int" in str(knob.type):
@@ -315,7 +304,7 @@ def _rule(knob: dataclasses.Field[Any]) -> str:
 def _checked(knob: dataclasses.Field[Any], value: Any) -> Any:
     """The value in its type, or ConfigError."""
     kind, meta = str(knob.type), knob.metadata
-    wrong = ConfigError("value not allowed", array=knob.name, value=value, rule=_rule(knob))
+    wrong = ConfigError("value not allowed", array=knob.name, value=value, rule=rule_of(knob))
     if value is None:
         if "None" in kind:
             return None

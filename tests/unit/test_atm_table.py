@@ -67,7 +67,6 @@ def test_lookup_is_linear_in_frequency_and_pressure() -> None:
     np.testing.assert_allclose(got.b_signal, want[0], rtol=1e-12)
     np.testing.assert_allclose(got.c_signal, want[1], rtol=1e-12)
     np.testing.assert_allclose(got.b_image, want[0][::-1], rtol=1e-12)
-    np.testing.assert_allclose(got.t_eff_signal, 254.0)  # the mean of its six
     assert not got.clamped
     assert table.opacity(nu, None, 60_000.0).clamped
     np.testing.assert_allclose(table.opacity(nu, None, 60_000.0).c_signal, 0.07)
@@ -96,7 +95,6 @@ def test_one_temperature_for_all_is_still_read(tmp_path: Path) -> None:
     for name, values in arrays.items():
         group.create_array(name, data=values)
     table, nu = read_table(tmp_path / "old.zarr"), np.array([470e9, 485e9])
-    np.testing.assert_allclose(table.opacity(nu, None, None).t_eff_signal, [240.0, 245.0])
     t = np.exp(-1.3 * 0.85)
     value = table.emission(nu, None).at(np.full(2, 0.8), np.full(2, 0.05), 1.0, 1.3)[0]
     np.testing.assert_allclose(

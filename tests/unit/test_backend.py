@@ -10,8 +10,9 @@ import pytest
 from calib_gpu import ConfigError
 from calib_gpu.backend import BACKENDS, Backend, get_backend
 from calib_gpu.backend.base import BadChannelRule
-from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.physics.sky import Sky, SkyModel, Slab
+from calib_gpu.physics.sky_sums import SkySums
 
 FILL = -(2**31)
 
@@ -173,7 +174,9 @@ def test_pwv_grid_is_the_plain_sum(backend: Backend) -> None:
     """chi2 from the sums over pixels equals the sum over all data, for gains that differ from pixel to pixel."""
     rng = np.random.default_rng(7)
     n_off, n_c, n_pixel = 3, 50, 4
-    opacity = Opacity(*(rng.uniform(0.1, 1.0, n_c) for _ in range(4)))
+    b_s, c_s, b_i, c_i = (rng.uniform(0.1, 1.0, n_c) for _ in range(4))
+    none = np.zeros(n_c)
+    sky = Sky((Slab(b_s, c_s, none, none), Slab(b_i, c_i, none, none)), ())
     x, grid = rng.uniform(1.0, 2.0, n_off), np.geomspace(0.01, 10.0, 16)
     bad = rng.random(n_c) < 0.1
     total, expected = SkySums.zeros(n_off, n_c), np.zeros((16, n_off))
@@ -183,11 +186,11 @@ def test_pwv_grid_is_the_plain_sum(backend: Backend) -> None:
         off[0, 3] = np.nan
         backend.sky_sums(total, off, bad, model)
         for j, w in enumerate(grid):
-            t_s = np.exp(-x[:, None] * (opacity.b_signal * w + opacity.c_signal))
-            t_i = np.exp(-x[:, None] * (opacity.b_image * w + opacity.c_image))
+            t_s = np.exp(-x[:, None] * (b_s * w + c_s))
+            t_i = np.exp(-x[:, None] * (b_i * w + c_i))
             residual = off - (model.k0 - model.a_signal * t_s - model.a_image * t_i)
             expected[j] += np.nansum(np.where(bad, np.nan, residual) ** 2, axis=1)
-    np.testing.assert_allclose(backend.pwv_grid(total, opacity, x, grid), expected, rtol=1e-11)
+    np.testing.assert_allclose(backend.pwv_grid(total, sky, x, grid), expected, rtol=1e-11)
 
 
 def test_load_calibration_keeps_numbers_in_bad_channels(backend: Backend) -> None:

@@ -17,10 +17,10 @@ import typer
 
 import calib_gpu
 from calib_gpu import backend, cli, errors, modes, pipeline, records, schema
-from calib_gpu.config_files import read_toml
+from calib_gpu.config_files import parse_text, read_toml
 from calib_gpu.qa import metrics
-from calib_gpu.records import TIMINGS
-from calib_gpu.settings import GAIN_NOTATIONS, Settings, knobs, parse_text
+from calib_gpu.scan_report import TIMINGS
+from calib_gpu.settings import GAIN_NOTATIONS, Settings, knobs
 from calib_gpu.store import publish
 
 TOP = Path(__file__).parents[2]

@@ -120,6 +120,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "couplings": {"eta_h": 0.97, "eta_c": 0.98, "eta_f": 0.9, "g_sig": 0.45},
     "shell": {"airmass": "shell", "t_min": 0.45},
     "mean airmass": {"airmass_mode": "scan_mean", "pwv": 0.7},
+    "dry opacity": {"dry_scale": "fit", "fit_windows": "490:493"},
+    "layers": {"t_atm": "table", "dry_scale": 0.9},
     "no atmosphere": {"atmosphere": "none", "edge_fraction": 0.1},
     "single sideband": {"g_sig": 1.0},
 }

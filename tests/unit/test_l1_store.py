@@ -57,7 +57,7 @@ def full_scan() -> SmallScan:
 
 
 def run(l0: Path, l1: Path, **settings: Any) -> Any:
-    report = calib_gpu.calibrate(l0, l1, Settings(pwv_scope="per_pixel", **settings))
+    report = calib_gpu.calibrate(l0, l1, Settings(pwv_scope="per_pixel", t_atm="table", **settings))
     assert report.failures == [], report.failures
     return report
 
@@ -122,6 +122,7 @@ def test_what_l0_lacks_l1_lacks(tmp_path: Path) -> None:
     calib_gpu.calibrate(scan.store(tmp_path / "l0.zarr"), tmp_path / "l1.zarr", Settings(dtype="float32"))
     found = contents(tmp_path / "l1.zarr")
     optional = {"otf_lon", "otf_lat", "frontend_backends", "pixel_offset_lon", "pixel_offset_lat", "pwv"}
+    optional |= {"t_atm_signal", "t_atm_image"}
     assert set(found) == set(TABLE) - optional
     assert found["spectra"].dtype == np.float32
 

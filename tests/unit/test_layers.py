@@ -13,7 +13,7 @@ ROOT = Path(calib_gpu.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
 LAYERS = ["errors", "_version",
-          "schema", "settings", "config_files", "physics", "records", "report_lines", "store", "backend", "atm", "modes",
+          "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
           "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view", "export", "inspection",
           "explain", "doctor", "demo", "bench", "cli"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}

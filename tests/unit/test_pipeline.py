@@ -16,7 +16,7 @@ import calib_gpu
 from calib_gpu import ConfigError, OutputError, Settings, StoreUnusable
 from calib_gpu.errors import Exit
 from calib_gpu.pipeline import Progress, calibrate
-from calib_gpu.records import ScanReport
+from calib_gpu.scan_report import ScanReport
 from calib_gpu.store import disk
 from calib_gpu.store.l0_write import L0Writer
 from small_scan import small_scan

@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 from calib_gpu import ConfigError, Settings
-from calib_gpu.config_files import read_profile, read_toml
+from calib_gpu.config_files import parse_size, parse_text, read_profile, read_toml
 from calib_gpu.pipeline import calibrate
-from calib_gpu.settings import knobs, parse_size, parse_text
+from calib_gpu.settings import knobs
 from small_scan import small_scan
 
 SHAPE = (32, 2, 1, 1)

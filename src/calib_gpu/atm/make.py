@@ -21,7 +21,7 @@ from calib_gpu.atm.files import write_table
 from calib_gpu.atm.sites import Site, read_site
 from calib_gpu.atm.table import OpacityTable
 from calib_gpu.errors import ConfigError
-from calib_gpu.physics.radiation import H_OVER_K, rayleigh_jeans_temperature
+from calib_gpu.physics.radiation import physical_temperature, rayleigh_jeans_temperature
 from calib_gpu.store import disk
 from calib_gpu.store.documents import dump_json
 
@@ -242,5 +242,4 @@ def effective_temperature(frequency: Floats, sky: Floats, y: Floats) -> Any:
     """T_eff [K] from J_sky = J(T_eff) (1 - t) + J(T_bg) t: ``sky`` in Rayleigh-Jeans K and slant opacity ``y``, ``[..., F]``."""
     background = rayleigh_jeans_temperature(frequency, radiative.BACKGROUND_K)
     j = (sky - background * np.exp(-y)) / -np.expm1(-y)
-    quantum = H_OVER_K * frequency
-    return quantum / np.log1p(quantum / j)
+    return physical_temperature(frequency, j)

@@ -129,8 +129,6 @@ class OpacityTable:
     def opacity(self, signal: Floats, image: Floats | None, pressure: float | None) -> Opacity:
         """Coefficients on the channels of a scan, linear in frequency and pressure.
 
-        ``t_eff`` of the result is the mean over the table's PWVs and airmasses: what a slab of one temperature needs.
-
         Parameters
         ----------
         signal, image
@@ -145,9 +143,9 @@ class OpacityTable:
         """
         layers = self._layers(pressure)
         zero = np.zeros_like(signal)
-        (b_s, c_s, t_s) = self._lookup(signal, layers)
-        (b_i, c_i, t_i) = (zero, zero, None) if image is None else self._lookup(image, layers)
-        return Opacity(b_s, c_s, b_i, c_i, image is not None, layers.clamped, t_s, t_i)
+        b_s, c_s = self._lookup(signal, layers)
+        b_i, c_i = (zero, zero) if image is None else self._lookup(image, layers)
+        return Opacity(b_s, c_s, b_i, c_i, image is not None, layers.clamped)
 
     def emission(self, frequency: Floats, pressure: float | None) -> Emission:
         """Coefficients of the emission of one band on the channels of a scan; parameters as for :meth:`opacity`.
@@ -167,6 +165,14 @@ class OpacityTable:
         j_eff = rayleigh_jeans_temperature(self.frequency[places.window], nodes)
         on_grid = Emission.of(j_eff, b, c, self.pwv, self.airmass)
         return Emission(places.value(on_grid.wet), places.value(on_grid.dry))
+
+    def ground_temperature(self, pressure: float | None) -> float | None:
+        """Temperature at the telescope for which the emission holds, K, linear in pressure; None if it is not told."""
+        told = np.ravel(self.attrs.get("ground_temperature_k", ()))
+        if told.dtype.kind not in "iuf" or told.size != self.pressure.size or not np.all(told > 0.0):
+            return None
+        layers = self._layers(pressure)
+        return float(layers.row(told[:, None].astype(np.float64), slice(None))[0])
 
     def _layers(self, pressure: float | None) -> _Layers:
         if self.pressure.size == 1 or pressure is None:
@@ -192,10 +198,7 @@ class OpacityTable:
         cell = np.searchsorted(grid[1:-1], inside, side="right").astype(np.intp)
         return _Places(window, cell, (inside - grid[cell]) / (grid[cell + 1] - grid[cell]))
 
-    def _lookup(self, axis: Floats, layers: _Layers) -> tuple[Floats, Floats, Floats | None]:
+    def _lookup(self, axis: Floats, layers: _Layers) -> tuple[Floats, Floats]:
         places = self._places(axis)
         b, c = (places.value(layers.row(table, places.window)) for table in (self.b, self.c))
-        if self.t_eff is None:
-            return b, c, None
-        t_eff = layers.row(self.t_eff, places.window)
-        return b, c, places.value(t_eff.reshape(-1, t_eff.shape[-1]).mean(axis=0))
+        return b, c

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
+from calib_gpu.physics.sky import Sky, SkyModel
+from calib_gpu.physics.sky_sums import SkySums
 from calib_gpu.records import DumpStats, Floats
 
 
@@ -71,7 +72,7 @@ class Backend(Protocol):
         """Add one pixel to the sums ``[O, C]`` of the PWV fit: S_H,obs ``[O, C]`` (K), what is left out (``bad``), weights."""
         ...
 
-    def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
+    def pwv_grid(self, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF ``[grid, O]`` in one call; ``x`` is the airmass ``[O]``."""
         ...
 

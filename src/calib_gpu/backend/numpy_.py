@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from calib_gpu.backend.base import BadChannelRule, TileResult
 from calib_gpu.physics import loads
-from calib_gpu.physics.atmosphere import Opacity, SkyModel, SkySums, chi2_grid
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
+from calib_gpu.physics.sky import Sky, SkyModel
+from calib_gpu.physics.sky_sums import SkySums, chi2_grid
 from calib_gpu.records import DumpStats, Floats, pixel_major
 from calib_gpu.schema import ENGINE_FLAGS, Flag
 
@@ -90,9 +91,9 @@ class NumpyBackend:
         """Add one pixel to the sums of the PWV fit."""
         sums.add_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
 
-    def pwv_grid(self, sums: SkySums, opacity: Opacity, x: Floats, grid: Floats) -> Floats:
+    def pwv_grid(self, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF."""
-        return chi2_grid(sums, opacity, x, grid)
+        return chi2_grid(sums, sky, x, grid)
 
     def calibrate_tile(
         self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats, rule: SampleRule,

@@ -35,7 +35,7 @@ def imported() -> dict[str, Any]:
 def engine(l0: str, out: str, settings: dict[str, Any], again: bool = False) -> dict[str, Any]:
     """A run of the engine; with ``again`` a second one over the finished scans (``skip_seconds``)."""
     from calib_gpu.pipeline import calibrate
-    from calib_gpu.records import TIMINGS
+    from calib_gpu.scan_report import TIMINGS
     from calib_gpu.settings import Settings
 
     logging.getLogger("calib_gpu").setLevel(logging.CRITICAL)

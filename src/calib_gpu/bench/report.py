@@ -10,7 +10,7 @@ from typing import Any
 
 from calib_gpu.bench.targets import MIB, Results, median_of
 from calib_gpu.errors import ConfigError
-from calib_gpu.records import TIMINGS
+from calib_gpu.scan_report import TIMINGS
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def build_settings(
     given: dict[str, Any], assignments: list[str] | None, config: Path | None, profile: str | None
 ) -> Settings:
     """Settings from options (those that are not None), ``--set``, ``--config`` and ``--profile``."""
-    from calib_gpu.config_files import read_profile, read_toml
-    from calib_gpu.settings import Settings, parse_text
+    from calib_gpu.config_files import parse_text, read_profile, read_toml
+    from calib_gpu.settings import Settings
 
     options = {
         name: parse_text(name, value) if isinstance(value, str) else value

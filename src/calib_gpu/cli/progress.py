@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from calib_gpu import pipeline
-from calib_gpu.records import ScanReport
+from calib_gpu.scan_report import ScanReport
 
 
 class TerminalProgress(pipeline.Progress):

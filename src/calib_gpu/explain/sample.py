@@ -23,7 +23,8 @@ from calib_gpu.explain.steps import (
 )
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import is_science
-from calib_gpu.records import CountGroup, ScanId, ScanReport, Tile
+from calib_gpu.records import CountGroup, ScanId, Tile
+from calib_gpu.scan_report import ScanReport
 from calib_gpu.scan_run import LoadedScan, ScanRunner
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
@@ -187,7 +188,7 @@ class _Sample:
         offs = self._offs()
         loads, powers = self._loads()
         reference = reference_steps(self.factors, place.s, offs, self.pixel)
-        sky = sky_steps(self.factors, self.atmosphere.pwv, place.s, place.c, settings)
+        sky = sky_steps(self.factors, self.atmosphere, place.s, place.c, settings)
         values = {s.symbol: float(s.value) for s in (*loads, *powers, *reference, *sky)}
         result = self._result(count, values, t_sys, quantum)
         why = self._reasons(flags, count, offs, values["t_s"])

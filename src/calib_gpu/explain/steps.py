@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from calib_gpu.physics import loads as load_physics
 from calib_gpu.physics.atmosphere import EARTH_RADIUS_KM, PASCAL_PER_TORR
 from calib_gpu.physics.radiation import H_OVER_K
-from calib_gpu.records import CountGroup, LoadSet, Subscan
+from calib_gpu.records import Atmosphere, CountGroup, LoadSet, Subscan
 from calib_gpu.settings import Settings
-from calib_gpu.stages.atmosphere import find_table, site_value
+from calib_gpu.stages.atmosphere import find_table
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads
+from calib_gpu.stages.site import site_value
 from calib_gpu.stream import Workers, read_tile
 
 J_OF = "J(nu, T) = h_k * nu / (exp(h_k * nu / T) - 1), h_k = h/k"
@@ -147,9 +148,9 @@ def power_steps(
     ]
 
 
-def sky_steps(factors: Factors, pwv: float | None, on: int, c: int, settings: Settings) -> list[Step]:
+def sky_steps(factors: Factors, atmosphere: Atmosphere, on: int, c: int, settings: Settings) -> list[Step]:
     """Airmass, opacity and transmission of an ON subscan in a channel."""
-    t_s = float(factors.transmission(on)[c])
+    t_s, pwv, dry = float(factors.transmission(on)[c]), atmosphere.pwv, atmosphere.dry
     if factors.no_sky or pwv is None:
         return [Step("t_s", t_s, "", source="no atmosphere")]
     scan = factors.scan
@@ -169,7 +170,7 @@ def sky_steps(factors: Factors, pwv: float | None, on: int, c: int, settings: Se
         ]
         formula = "(((R * sin(elevation)) ** 2 + 2 * R * H + H ** 2) ** 0.5 - R * sin(elevation)) / H"
         airmass = [Step("elevation", elevation, "rad", source="of this ON subscan"), *shell, Step("X", x, "", formula)]
-    tau = float(factors.tau_signal[c])
+    tau, scaled = float(factors.tau_signal[c]), dry.value != 1.0
     table = find_table(scan, factors.rx, settings)
     assert table is not None  # there is an atmosphere
     torr = site_value(scan, "pamb") if table.pressure.size > 1 else None
@@ -179,7 +180,8 @@ def sky_steps(factors: Factors, pwv: float | None, on: int, c: int, settings: Se
         Step("pwv", pwv, "mm", source="water vapour of the scan"),
         Step("b", float(opacity.b_signal[c]), "Np/mm", source=f"opacity table {table.name} at the channel's frequency"),
         Step("c", float(opacity.c_signal[c]), "Np", source="the same"),
-        Step("tau", tau, "Np", "b * pwv + c"),
+        *([Step("s", dry.value, source=f"factor of the dry opacity ({dry.status})")] if scaled else []),
+        Step("tau", tau, "Np", "b * pwv + s * c" if scaled else "b * pwv + c"),
         Step("t_s", t_s, "", "min(exp(-X * tau), 1)"),
     ]
 

@@ -12,7 +12,10 @@ and, since dI_n/dy = -I_(n+1), its derivatives. One term (n = 0) is a slab of on
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -20,31 +23,54 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SERIES_BELOW: Final = 1.0
-_SERIES_TERMS: Final = 18
+_SERIES_BELOW: Final = 0.5
+_SERIES_ABOVE: Final = -0.25
+_CENTRE: Final = 0.25
+_TERMS: Final = 13
+_BLOCK: Final = 4096
 
 
 def opacity_moments(y: Floats, n: int) -> Floats:
-    """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-13.
+    """I_0 to I_(n-1) of the slant opacity ``y`` (any shape): ``[n, ...]``, to 1e-12 for n <= 5.
 
-    By the recurrence I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there by the series in y.
+    By the recurrence I_(n+1) = ((n+1) I_n - exp(-y)) / y, which loses digits at small y: there by Taylor series.
     """
     y = np.asarray(y, dtype=np.float64)
     small = y < _SERIES_BELOW
+    if np.all(small) and np.all(y > _SERIES_ABOVE):
+        return (_taylor(n) @ _powers(y.ravel())).reshape(n, *y.shape)
     safe = np.where(small, _SERIES_BELOW, y)
-    decay = np.exp(-safe)
     out = np.empty((n, *y.shape))
-    out[0] = -np.expm1(-safe) / safe
+    gone = -np.expm1(-safe)
+    decay = 1.0 - gone
+    np.divide(gone, safe, out=out[0])
     for k in range(1, n):
-        out[k] = (k * out[k - 1] - decay) / safe
+        np.multiply(out[k - 1], k, out=out[k])
+        out[k] -= decay
+        out[k] /= safe
     if np.any(small):
-        x = -y[small]
-        for k in range(n):
-            term, total = np.ones_like(x), np.full_like(x, 1.0 / (k + 1))
-            for j in range(1, _SERIES_TERMS):
-                term = term * (x / j)
-                total += term / (k + 1 + j)
-            out[k][small] = total
+        # dry coefficients may be slightly negative; further below zero there is no opacity
+        out[:, small] = _taylor(n) @ _powers(np.maximum(y[small], _SERIES_ABOVE))
+    return out
+
+
+@cache
+def _taylor(n: int) -> Floats:
+    """Coefficients ``[n, K]`` of I_0 to I_(n-1) in powers of y - 1/4, from d^k I_m / dy^k = (-1)^k I_(m+k)."""
+    there = [sum((-_CENTRE) ** j / (math.factorial(j) * (m + 1 + j)) for j in range(20)) for m in range(n + _TERMS)]
+    return np.array([[(-1.0) ** k * there[m + k] / math.factorial(k) for k in range(_TERMS)] for m in range(n)])
+
+
+def _powers(y: Floats) -> Floats:
+    """Powers 0 to K - 1 of y - 1/4 ``[K, C]``."""
+    out = np.empty((_TERMS, y.size))
+    out[0] = 1.0
+    np.subtract(y, _CENTRE, out=out[1])
+    known = 2
+    while known < _TERMS:
+        more = min(known, _TERMS - known)
+        np.multiply(out[known - 1] * out[1], out[:more], out=out[known : known + more])
+        known += more
     return out
 
 
@@ -99,17 +125,52 @@ class Emission:
         wet = (high - low) / (pwv[1] - pwv[0])
         return cls(wet, low - wet * pwv[0])
 
+    def part(self, channels: slice) -> Emission:
+        """That of some channels."""
+        return Emission(self.wet[:, channels], self.dry[:, channels])
+
+    def scaled(self, dry: Floats | float = 1.0, temperature: Floats | float = 1.0) -> Emission:
+        """With the dry opacity, or the brightness of all layers ``[C]``, multiplied."""
+        return Emission(self.wet * temperature, self.dry * (dry * temperature))
+
     def value(self, b: Floats, c: Floats, pwv: float, x: float) -> Floats:
-        """E alone ``[C]``, K: a third of the work of :meth:`at`."""
-        moments = opacity_moments(x * (b * pwv + c), self.wet.shape[0])
-        return np.asarray(x * np.sum((self.wet * pwv + self.dry) * moments, axis=0))
+        """E alone ``[C]``, K: half the work of :meth:`at`."""
+        out = np.empty(b.size)
+        for part, p, moments in self._blocks(b, c, pwv, x, 0):
+            out[part] = x * _sum(p, moments)
+        return out
 
     def at(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
         """E, dE/dw and d2E/dw2 ``[C]`` at a PWV [mm] and an airmass: K, K/mm, K/mm^2."""
-        n = self.wet.shape[0]
-        moments = opacity_moments(x * (b * pwv + c), n + 2)
-        p, xb = self.wet * pwv + self.dry, x * b
-        value = x * np.sum(p * moments[:n], axis=0)
-        slope = x * np.sum(self.wet * moments[:n] - xb * p * moments[1 : n + 1], axis=0)
-        curvature = x * np.sum(xb * (xb * p * moments[2 : n + 2] - 2.0 * self.wet * moments[1 : n + 1]), axis=0)
-        return value, slope, curvature
+        out = np.empty((3, b.size))
+        for part, p, moments in self._blocks(b, c, pwv, x, 2):
+            wet, xb = self.wet[:, part], x * b[part]
+            out[0, part] = x * _sum(p, moments)
+            out[1, part] = x * (_sum(wet, moments) - xb * _sum(p, moments[1:]))
+            out[2, part] = x * xb * (xb * _sum(p, moments[2:]) - 2.0 * _sum(wet, moments[1:]))
+        return out[0], out[1], out[2]
+
+    def gradient(self, b: Floats, c: Floats, pwv: float, x: float) -> tuple[Floats, Floats, Floats]:
+        """E, dE/dw, and the derivative with respect to a factor of the dry opacity, at 1 ``[C]``: K, K/mm, K."""
+        out = np.empty((3, b.size))
+        for part, p, moments in self._blocks(b, c, pwv, x, 1):
+            deeper = _sum(p, moments[1:])
+            out[0, part] = x * _sum(p, moments)
+            out[1, part] = x * (_sum(self.wet[:, part], moments) - x * b[part] * deeper)
+            out[2, part] = x * (_sum(self.dry[:, part], moments) - x * c[part] * deeper)
+        return out[0], out[1], out[2]
+
+    def _blocks(self, b: Floats, c: Floats, pwv: float, x: float, more: int) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Channels that stay in the cache, their source coefficients ``[N, C]`` [K Np], and N + ``more`` moments."""
+        for start in range(0, b.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            y = x * (b[part] * pwv + c[part])
+            yield part, self.wet[:, part] * pwv + self.dry[:, part], opacity_moments(y, self.wet.shape[0] + more)
+
+
+def _sum(coefficients: Floats, moments: Floats) -> Floats:
+    """Sum over n of coefficients times as many moments ``[C]``."""
+    total = coefficients[0] * moments[0]
+    for a, moment in zip(coefficients[1:], moments[1:], strict=False):
+        total += a * moment
+    return np.asarray(total)

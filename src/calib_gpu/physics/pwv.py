@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.physics.atmosphere import Chi2, Opacity, SkySums, chi2_at, chi2_grid
+from calib_gpu.physics.sky import Sky
+from calib_gpu.physics.sky_sums import Chi2, SkySums, chi2_at, chi2_grid
 
 Floats = NDArray[np.float64]
-Grid = Callable[[SkySums, Opacity, Floats, Floats], Floats]
+Grid = Callable[[SkySums, Sky, Floats, Floats], Floats]
 
 GRID_POINTS: Final = 128
 MAX_STEPS: Final = 30
@@ -63,16 +64,16 @@ class PwvFit:
         return self.status != "unconstrained"
 
 
-def fit_pwv(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits, grid_search: Grid = chi2_grid) -> PwvFit:
+def fit_pwv(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, grid_search: Grid = chi2_grid) -> PwvFit:
     """Joint fit of one PWV to all OFFs in ``sums``; ``x`` is their airmass ``[O]``."""
     grid = limits.grid
-    return fit_from_grid(sums, opacity, x, limits, grid, grid_search(sums, opacity, x, grid).sum(axis=1))
+    return fit_from_grid(sums, sky, x, limits, grid, grid_search(sums, sky, x, grid).sum(axis=1))
 
 
-def fit_from_grid(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits, grid: Floats, chi2: Floats) -> PwvFit:
+def fit_from_grid(sums: SkySums, sky: Sky, x: Floats, limits: PwvLimits, grid: Floats, chi2: Floats) -> PwvFit:
     """The same, where chi2 of every grid point is at hand; the lowest index wins ties, NaN counts as infinity."""
     j = int(np.argmin(np.where(np.isnan(chi2), np.inf, chi2)))
-    at = chi2_at(sums, opacity, x, float(grid[j]))
+    at = chi2_at(sums, sky, x, float(grid[j]))
     if _unconstrained(at, sums.size, limits):
         return PwvFit(float("nan"), float("nan"), "unconstrained", at.value, sums.size, float(sums.w.sum()))
     if j == 0 and at.slope >= 0.0:
@@ -80,16 +81,19 @@ def fit_from_grid(sums: SkySums, opacity: Opacity, x: Floats, limits: PwvLimits,
     if j == grid.size - 1 and at.slope <= 0.0:
         return _result(float(grid[j]), at, sums, limits, "at_upper_bound")
     low, high = float(grid[max(j - 1, 0)]), float(grid[min(j + 1, grid.size - 1)])
-    w, converged = _newton(sums, opacity, x, float(grid[j]), at, low, high)
-    if not converged:
+    found = _newton(sums, sky, x, float(grid[j]), at, low, high)
+    if found is None:
         return _result(float(grid[j]), at, sums, limits, "not_converged")
-    return _result(w, chi2_at(sums, opacity, x, w), sums, limits, "ok")
+    return _result(*found, sums, limits, "ok")
 
 
 def _newton(
-    sums: SkySums, opacity: Opacity, x: Floats, w: float, at: Chi2, low: float, high: float
-) -> tuple[float, bool]:
-    """Newton on chi2' inside a bracket that shrinks with its sign; bisects where a step would leave it."""
+    sums: SkySums, sky: Sky, x: Floats, w: float, at: Chi2, low: float, high: float
+) -> tuple[float, Chi2] | None:
+    """Newton on chi2' inside a bracket that shrinks with its sign; bisects where a step would leave it.
+
+    The minimum, and chi2 there (to the last step, within the tolerance); None where it was not found.
+    """
     for _ in range(MAX_STEPS):
         if at.slope > 0.0:
             high = w
@@ -100,10 +104,10 @@ def _newton(
         if not low <= step <= high:
             step = 0.5 * (low + high)
         if abs(step - w) <= TOLERANCE * max(step, TOLERANCE_FLOOR_MM):
-            return step, True
+            return step, at
         w = step
-        at = chi2_at(sums, opacity, x, w)
-    return w, False
+        at = chi2_at(sums, sky, x, w)
+    return None
 
 
 def _unconstrained(at: Chi2, n: int, limits: PwvLimits) -> bool:

@@ -44,6 +44,13 @@ def rayleigh_jeans_temperature(frequency: ArrayLike, temperature: ArrayLike) -> 
     return np.where(t <= 0.0, 0.0, np.where(np.isnan(t), np.nan, j))
 
 
+def physical_temperature(frequency: ArrayLike, j: ArrayLike) -> NDArray[np.float64]:
+    """The inverse of :func:`rayleigh_jeans_temperature`: T [K] of J [K]; NaN where J is not above 0."""
+    quantum, j = H_OVER_K * np.asarray(frequency, dtype=np.float64), np.asarray(j, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(j > 0.0, quantum / np.log1p(quantum / j), np.nan)
+
+
 def half_quantum(frequency: ArrayLike) -> NDArray[np.float64]:
     """H nu / 2k [K]: what the Callen-Welton form adds to J at every temperature."""
     return 0.5 * H_OVER_K * np.asarray(frequency, dtype=np.float64)

@@ -143,6 +143,7 @@ def sky_metrics(atmosphere: Atmosphere, factors: Factors) -> dict[str, Any]:
         "pwv": atmosphere.pwv, "pwv_err": atmosphere.pwv_error, "pwv_status": atmosphere.status,
         "pwv_source": atmosphere.source, "pwv_rms_k": atmosphere.rms_k, "chi2_red": atmosphere.chi2_reduced,
         "pwv_per_off": list(atmosphere.off_pwv), "pwv_off_scatter": scatter,
+        "dry_scale_suggested": atmosphere.dry_scale_suggested,
         "pwv_off_scatter_fraction": scatter / atmosphere.pwv if scatter is not None and atmosphere.pwv else None,
         "ref_gap_max_s": max(gaps), "t_min_s": float(t[:, 0].min()), "t_median_s": float(np.median(t[:, 1])),
     }  # fmt: skip
@@ -213,17 +214,14 @@ def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmospher
     """False baseline from unequal elevation of ON and reference (section 5.6), mean over the sampled dumps [R,A], K."""
     if atmosphere.sky is None or atmosphere.pwv is None:
         return None
-    tau_i = np.nan_to_num(atmosphere.tau_image)
     on, sampled = np.unique(sample.on, return_counts=True)
-    signal, image = np.empty(on.size), np.empty(on.size)
+    signal, image = np.zeros(on.size), np.zeros(on.size)
     for k, (x_on, x_off) in enumerate(zip(factors.airmass[on], factors.reference_airmass[on], strict=True)):
         t_on = transmission(factors.tau_signal, x_on)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            for out, j, tau in (
-                (signal, atmosphere.sky.atm_signal, factors.tau_signal),
-                (image, atmosphere.sky.atm_image, tau_i),
-            ):
-                out[k] = np.median(j * (transmission(tau, x_off) - transmission(tau, x_on)) / t_on)
+        for out, band in zip((signal, image), atmosphere.sky.bands, strict=False):
+            more = band.emitted(atmosphere.pwv, float(x_on)) - band.emitted(atmosphere.pwv, float(x_off))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                out[k] = np.median(more / t_on)
     ratio = rx.gains.image / rx.gains.signal
     if ratio.ndim == 3:
         ratio = ratio.mean(axis=0)

@@ -16,12 +16,22 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import ConfigError
 from calib_gpu.physics import loads as physics
-from calib_gpu.physics.atmosphere import SkyTemperatures, transmission
+from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import SidebandGains
+from calib_gpu.physics.radiation import rayleigh_jeans_temperature
 from calib_gpu.qa.products import ScanProducts
 from calib_gpu.records import Floats
 
 NOT_FITTED: Final = {"none": "no atmosphere was used", "fixed": "the water vapour was given, not fitted"}
+
+
+@dataclass(frozen=True)
+class SkyTemperatures:
+    """J of atmosphere, spillover and background in one band, K ``[C]``."""
+
+    atm: Floats
+    spill: Floats
+    background: Floats
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Sky:
     products: ScanProducts
     gains: SidebandGains
     eta_f: float
-    model: SkyTemperatures | None
+    model: tuple[SkyTemperatures, SkyTemperatures] | None
     why: str
 
     def transmission(self, band: str, on: int) -> Floats:
@@ -50,16 +60,16 @@ class Sky:
 
     def fitted(self, r: int, a: int, on: int) -> Floats:
         """T'_sky of the model at the fitted water vapour ``[C]``, K; NaN without a model."""
-        t = self.model
-        if t is None:
+        if self.model is None:
             return np.full(self.products.shape[0], np.nan)
-        g_s, g_i = self.gains.pixel(r, a)
-        t_s, t_i = self.transmission("signal", on), np.nan_to_num(self.transmission("image", on))
-        signal = (
-            self.eta_f * (t.atm_signal * (1.0 - t_s) + t.background_signal * t_s) + (1.0 - self.eta_f) * t.spill_signal
-        )
-        image = self.eta_f * (t.atm_image * (1.0 - t_i) + t.background_image * t_i) + (1.0 - self.eta_f) * t.spill_image
-        return np.asarray(g_s * signal + g_i * image)
+        total = np.zeros(self.products.shape[0])
+        for band, model, g in zip(("signal", "image"), self.model, self.gains.pixel(r, a), strict=True):
+            if not np.any(g):
+                continue
+            t = self.transmission(band, on)
+            through = model.atm * (1.0 - t) + model.background * t
+            total += g * (self.eta_f * through + (1.0 - self.eta_f) * model.spill)
+        return total
 
 
 def sky_of(products: ScanProducts) -> Sky | str:
@@ -87,17 +97,27 @@ def _gains(used: Mapping[str, Any]) -> SidebandGains:
     return physics.gains_from_weights(float(_value(used, "gain_sig")), float(_value(used, "gain_img")))
 
 
-def _model(products: ScanProducts, used: Mapping[str, Any]) -> tuple[SkyTemperatures | None, str]:
+def _model(
+    products: ScanProducts, used: Mapping[str, Any]
+) -> tuple[tuple[SkyTemperatures, SkyTemperatures] | None, str]:
     status = str(products.attrs.get("pwv_status"))
     if status in NOT_FITTED:
         return None, NOT_FITTED[status]
     try:
-        t_atm = float(_value(used, "t_atm"))
+        t_atm = [_t_atm(products, used, band) for band in ("signal", "image")]
         t_spill = float(_value(used, "t_spill")) if "t_spill" in used else 0.0
     except (LookupError, TypeError, ValueError):
-        return None, "not stored: the temperature of the atmosphere per channel (t_atm=table)"
-    signal, image = products.whole("frequency_signal"), products.whole("frequency_image")
-    return SkyTemperatures.of(signal, image, (t_atm, t_atm), t_spill, products.setting("t_bg", 0.0)), ""
+        return None, "not stored: the temperature of the atmosphere"
+    j, t_bg = rayleigh_jeans_temperature, products.setting("t_bg", 0.0)
+    nu = [products.whole(f"frequency_{band}") for band in ("signal", "image")]
+    signal, image = (SkyTemperatures(j(f, t), j(f, t_spill), j(f, t_bg)) for f, t in zip(nu, t_atm, strict=True))
+    return (signal, image), ""
+
+
+def _t_atm(products: ScanProducts, used: Mapping[str, Any], band: str) -> Floats | float:
+    """Temperature of the atmosphere, K: a number, or ``[C]`` of a layered one."""
+    name = f"t_atm_{band}"
+    return products.whole(name) if products.has(name) else float(_value(used, "t_atm"))
 
 
 def reference_subscans(products: ScanProducts, at_most: int) -> list[int]:

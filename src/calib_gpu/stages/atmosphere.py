@@ -12,33 +12,18 @@ from calib_gpu.atm.builtin import find_builtin, given_table
 from calib_gpu.atm.table import OpacityTable
 from calib_gpu.backend.base import Backend
 from calib_gpu.errors import ConfigError, MissingValue
-from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, SkyTemperatures, airmass, bin_starts
+from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, airmass, bin_starts
+from calib_gpu.physics.dry_scale import DryScale
 from calib_gpu.physics.pwv import PwvFit
-from calib_gpu.records import Atmosphere, OffSpectra, Receiver, Scan
+from calib_gpu.physics.sky import Sky
+from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
-from calib_gpu.stages.sky_fit import SkyFit
+from calib_gpu.stages.site import needed_value, site_value
+from calib_gpu.stages.sky_fit import SkyFit, SkyResult
+from calib_gpu.stages.sky_model import SkySource, choose_sky, effective_temperature, no_t_eff
 from calib_gpu.store.l0_group import is_finite
-
-
-def site_value(scan: Scan, name: str) -> float | None:
-    """NaN-mean over all subscans of a site array (pamb, tamb, t_atm, t_spill); None where the array is absent."""
-    values = scan.source.arrays.get(name)
-    if values is None:
-        return None
-    good = values[np.isfinite(values)]
-    mean = float(good.mean()) if good.size else float("nan")
-    if not mean > 0.0:
-        raise MissingValue("no usable value", array=f"source/{name}", value=mean, rule="a mean > 0 over the subscans")
-    return mean
-
-
-def _needed(scan: Scan, name: str, why: str, instead: str) -> float:
-    value = site_value(scan, name)
-    if value is None:
-        raise MissingValue(f"needed {why}", array=f"source/{name}", fix=f"{instead}, or use --atmosphere none")
-    return value
 
 
 def find_table(scan: Scan, rx: Receiver, settings: Settings) -> OpacityTable | None:
@@ -59,13 +44,7 @@ def check_table(settings: Settings) -> None:
     table = given_table(settings.atmosphere)
     used = settings.outranks_store("t_atm") and settings.pwv == "fit"
     if used and settings.t_atm == "table" and table.t_eff is None:
-        raise _no_t_eff()
-
-
-def _no_t_eff() -> ConfigError:
-    return ConfigError(
-        "the opacity table has no t_eff", array="t_atm", value="table", fix="use t_atm=factor, or a table with t_eff"
-    )
+        raise no_t_eff()
 
 
 def no_atmosphere(scan: Scan) -> Atmosphere:
@@ -92,7 +71,7 @@ def fit_atmosphere(
     image = None if rx.gains.single_sideband else scan.topocentric_image
     torr = None
     if table.pressure.size > 1:
-        torr = _needed(scan, "pamb", "for an opacity table of several layers", "use a table of one layer")
+        torr = needed_value(scan, "pamb", "for an opacity table of several layers", "use a table of one layer")
     pressure = None if torr is None else torr * PASCAL_PER_TORR
     opacity = table.opacity(scan.topocentric_signal, image, pressure)
     flags = int(ScanFlag.ATM_CLAMPED) if opacity.clamped else 0
@@ -102,47 +81,91 @@ def fit_atmosphere(
     elevation = {s.index: s.elevation for s in scan.source.subscans}
     x = airmass([elevation[i] for i in offs.index], settings.airmass, settings.shell_height_km)
     if settings.pwv != "fit":
-        return _at(
-            opacity,
-            float(settings.pwv),
-            {"pwv_error": 0.0, "status": "fixed", "source": "fixed"},
-            table,
-            flags,
-            warnings,
-        )
-    temperatures, used, defaulted = _sky_temperatures(scan, opacity, settings, rx.eta_f)
+        dry = DryScale() if isinstance(settings.dry_scale, str) else DryScale(settings.dry_scale)
+        given = {"pwv_error": 0.0, "status": "fixed", "source": "fixed", "dry": dry}
+        return _at(opacity, float(settings.pwv), given, table, flags, warnings)
+    choice = choose_sky(scan, SkySource(table, opacity, pressure), settings, rx.eta_f)
+    sky, warnings = choice.sky, warnings + choice.warnings
     if torr is not None:
-        used["pamb"] = {"value": torr, "from": "store"}
-    flags |= int(ScanFlag.T_ATM_DEFAULTED) if defaulted else 0
+        choice.used["pamb"] = {"value": torr, "from": "store"}
+    flags |= int(ScanFlag.T_ATM_DEFAULTED) if choice.defaulted else 0
     if settings.fit_bins:
         n_channel = scan.signal.size
-        opacity = replace(opacity, bins=bin_starts(n_channel, min(settings.fit_bins, n_channel)))
-    fit = SkyFit(scan, offs, resolved, rx, temperatures, opacity, x, settings, backend)
-    joint, each_off, pixel_fits = fit.run()
-    pwv, source = (joint.pwv, "fit") if joint.constrained else _fallback(scan, settings)
-    if joint.constrained and settings.pwv_scope != "scan":
-        pwv = _median(pixel_fits.ravel().tolist() if settings.pwv_scope == "per_pixel" else each_off, joint.pwv)
+        sky = replace(sky, bins=bin_starts(n_channel, min(settings.fit_bins, n_channel)))
+    use = _windows(scan, settings)
+    result = SkyFit(scan, offs, resolved, rx, sky, x, use, settings, backend).run(suggest=choice.layered)
+    pwv, source = _chosen(scan, result, settings)
+    flag, said = _judged(result, pwv, source, settings)
+    more = _fitted(result) | {"source": source, "used": choice.used, "sky": choice.sky.scaled(result.dry.value)}
+    if choice.layered:
+        more["t_eff"] = _effective_temperatures(scan, more["sky"], opacity.tau(pwv, result.dry.value), pwv, x)
+    return _at(opacity, pwv, more, table, flags | flag, warnings + said)
+
+
+def _windows(scan: Scan, settings: Settings) -> NDArray[np.bool_]:
+    """Channels ``[C]`` whose topocentric signal frequency lies in a window of the fit."""
+    nu, windows = scan.topocentric_signal, settings.windows_hz
+    use = np.logical_or.reduce([(nu >= low) & (nu <= high) for low, high in windows] or [np.ones(nu.size, bool)])
+    if not use.any():
+        raise ConfigError(
+            "no channel lies in the windows of the fit", array="fit_windows", value=settings.fit_windows,
+            rule=f"signal band {nu.min() / 1e9:.4f} to {nu.max() / 1e9:.4f} GHz",
+        )  # fmt: skip
+    return np.asarray(use)
+
+
+def _chosen(scan: Scan, result: SkyResult, settings: Settings) -> tuple[float, str]:
+    """The PWV that is used [mm], and where it is from."""
+    if not result.joint.constrained:
+        return _fallback(scan, settings)
+    fits = {"scan": [], "per_off": result.each_off, "per_pixel": result.pixels.ravel().tolist()}[settings.pwv_scope]
+    return _median(fits, result.joint.pwv), "fit"
+
+
+def _judged(result: SkyResult, pwv: float, source: str, settings: Settings) -> tuple[int, list[str]]:
+    """Scan flags of the fit, and what is to be said about it."""
+    joint, dry, flags, said = result.joint, result.dry, 0, []
     if not joint.constrained:
         flags |= ScanFlag.PWV_FALLBACK
-        warnings.append(f"the sky signal does not constrain the water vapour: {pwv:g} mm from {source} is used")
+        said.append(f"the sky signal does not constrain the water vapour: {pwv:g} mm from {source} is used")
     if joint.status in ("at_lower_bound", "at_upper_bound"):
         flags |= ScanFlag.PWV_AT_BOUND
-        warnings.append(
+        said.append(
             f"the water vapour fit ends at its bound, {joint.pwv:g} mm: check eta_f, t_atm and the load temperatures"
         )
-    chi2 = joint.chi2 / (joint.n - 1) if joint.n > 1 else None
-    more = {
-        "pwv_error": _number(joint.error), "status": joint.status, "source": source, "rms_k": _number(joint.rms),
-        "chi2_reduced": chi2, "sky": temperatures, "used": used, "off_pwv": tuple(_number(f.pwv) for f in each_off),
-        "pixel_pwv": np.vectorize(lambda f: f.pwv, otypes=[float])(pixel_fits) if pixel_fits.size else None,
+    if dry.status == "at_bound":
+        said.append(f"the scale of the dry opacity ends at its bound, {dry.value:g}: check the table, eta_f and t_atm")
+    elif settings.dry_scale == "fit" and not dry.fitted:
+        said.append(f"the scale of the dry opacity could not be fitted ({dry.status}): 1 is used")
+    return int(flags), said
+
+
+def _fitted(result: SkyResult) -> dict[str, Any]:
+    """What the fit says of itself."""
+    joint, n_parameter = result.joint, 2 if result.dry.fitted else 1
+    return {
+        "pwv_error": _number(joint.error), "status": joint.status, "rms_k": _number(joint.rms),
+        "chi2_reduced": joint.chi2 / (joint.n - n_parameter) if joint.n > n_parameter else None,
+        "off_pwv": tuple(_number(f.pwv) for f in result.each_off),
+        "pixel_pwv": np.vectorize(lambda f: f.pwv, otypes=[float])(result.pixels) if result.pixels.size else None,
+        "dry": result.dry, "dry_scale_suggested": result.suggested,
     }  # fmt: skip
-    return _at(opacity, pwv, more, table, int(flags), warnings)
+
+
+def _effective_temperatures(
+    scan: Scan, sky: Sky, tau: tuple[Floats, Floats], pwv: float, x: Floats
+) -> tuple[Floats, Floats]:
+    """T_eff of signal and image band ``[C]`` at the PWV and the mean airmass of the OFFs, K; NaN without an image band."""
+    mean = float(np.mean(x))
+    axes = (scan.topocentric_signal, scan.topocentric_image)
+    found = [effective_temperature(*of_band, pwv, mean) for of_band in zip(axes, sky.bands, tau, strict=False)]
+    return found[0], found[1] if len(found) > 1 else np.full_like(found[0], np.nan)
 
 
 def _at(
     opacity: Opacity, pwv: float, more: dict[str, Any], table: OpacityTable, flags: int, warnings: list[str]
 ) -> Atmosphere:
-    tau_signal, tau_image = opacity.tau(pwv)
+    tau_signal, tau_image = opacity.tau(pwv, more["dry"].value)
     return Atmosphere(
         pwv=pwv,
         tau_signal=tau_signal,
@@ -173,42 +196,3 @@ def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:
         if value is not None and value > 0:
             return value, "header"
     return settings.pwv_default, "default"
-
-
-def _sky_temperatures(
-    scan: Scan, opacity: Opacity, settings: Settings, eta_f: float
-) -> tuple[SkyTemperatures, dict[str, Any], bool]:
-    """J of atmosphere, spillover and background; what was used, from where; whether T_atm is ambient by default."""
-    t_atm, atm_used, defaulted = _t_atm(scan, opacity, settings)
-    stored = None if settings.outranks_store("t_spill") else site_value(scan, "t_spill")
-    origin, t_spill = "store", stored
-    if t_spill is None:
-        origin = settings.layer("t_spill")
-        if not isinstance(settings.t_spill, str):
-            t_spill = float(settings.t_spill)
-        elif eta_f < 1.0:
-            t_spill = _needed(scan, "tamb", "for the spillover temperature", "set t_spill")
-    used = {"t_atm": atm_used}
-    if t_spill is not None:
-        used["t_spill"] = {"value": t_spill, "from": origin}
-    # with eta_f = 1 nothing is spilt: the value does not enter
-    return SkyTemperatures.of(scan.signal, scan.image, t_atm, t_spill or 0.0, settings.t_bg), used, defaulted
-
-
-def _t_atm(scan: Scan, opacity: Opacity, settings: Settings) -> tuple[tuple[Any, Any], dict[str, Any], bool]:
-    """Physical temperature of the atmosphere per band, K; value and origin for L1; whether it is ambient by default."""
-    stored = None if settings.outranks_store("t_atm") else site_value(scan, "t_atm")
-    if stored is not None:
-        return (stored, stored), {"value": stored, "from": "store"}, False
-    origin = settings.layer("t_atm")
-    if settings.t_atm == "table":
-        if opacity.t_eff_signal is None:
-            raise _no_t_eff()
-        image: NDArray[np.float64] | float = 1.0 if opacity.t_eff_image is None else opacity.t_eff_image
-        return (opacity.t_eff_signal, image), {"value": "table", "from": origin}, False
-    if isinstance(settings.t_atm, str):
-        value = _needed(scan, "tamb", f"for t_atm={settings.t_atm}", "set t_atm to a value")
-        value *= settings.t_atm_factor if settings.t_atm == "factor" else 1.0
-    else:
-        value = float(settings.t_atm)
-    return (value, value), {"value": value, "from": origin}, settings.t_atm == "ambient"

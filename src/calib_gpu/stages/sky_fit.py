@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,12 @@ from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
 from calib_gpu.errors import MissingValue
-from calib_gpu.physics.atmosphere import (
-    Opacity,
-    SkyModel,
-    SkySums,
-    SkyTemperatures,
-    bin_sums,
-    radiometer_weights,
-    residuals,
-    sky_model,
-    sky_signal,
-)
+from calib_gpu.physics.atmosphere import bin_sums
+from calib_gpu.physics.dry_scale import DryScale, demanded, fit_dry_scale, suggested
 from calib_gpu.physics.loads import load_contrast
 from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
+from calib_gpu.physics.sky import Sky, SkyModel, radiometer_weights, residuals, sky_signal
+from calib_gpu.physics.sky_sums import SkySums
 from calib_gpu.records import Bools, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
@@ -42,16 +35,43 @@ class _PixelData:
 
 
 @dataclass(frozen=True)
+class _Keep:
+    """Residuals [K] from the sky at a PWV [mm] that are kept."""
+
+    sky: Sky
+    pwv: float
+    centre: float
+    half_width: float
+
+
+@dataclass(frozen=True)
+class SkyResult:
+    """The joint fit, that of each OFF, that of each pixel ``[R, A]`` (empty unless asked for), and the dry opacity.
+
+    ``suggested`` is the factor of the dry opacity that the data demand where none was fitted, or None.
+    """
+
+    joint: PwvFit
+    each_off: list[PwvFit]
+    pixels: NDArray[Any]
+    dry: DryScale
+    suggested: float | None
+
+
+@dataclass(frozen=True)
 class SkyFit:
-    """Everything that the fit of one scan needs; C is the channel, or the bin where ``opacity`` has bins."""
+    """Everything that the fit of one scan needs; C is the channel, or the bin where ``sky`` has bins.
+
+    ``use`` ``[C]`` are the channels inside the windows of the fit.
+    """
 
     scan: Scan
     offs: OffSpectra
     resolved: ResolvedLoads
     rx: Receiver
-    temperatures: SkyTemperatures
-    opacity: Opacity
+    sky: Sky
     x: Floats
+    use: Bools
     settings: Settings
     backend: Backend
 
@@ -61,82 +81,98 @@ class SkyFit:
         s = self.settings
         return PwvLimits(s.pwv_min, s.pwv_max, s.min_points, s.fit_weights == "unit")
 
-    def run(self) -> tuple[PwvFit, list[PwvFit], NDArray[Any]]:
-        """The joint fit, that of each OFF, and that of each pixel ``[R, A]`` (empty unless asked for)."""
-        joint, each_off = self._joint_and_per_off(self._sums(None))
-        keep = None
+    def run(self, *, suggest: bool) -> SkyResult:
+        """All fits; ``suggest`` asks what factor of the dry opacity the data demand."""
+        sums, keep = self._sums(None), None
+        joint, each_off, dry = self._fits(sums)
         if self.settings.pwv_clip and joint.constrained:
-            keep = self._clip_limits(joint.pwv)
-            joint, each_off = self._joint_and_per_off(self._sums(keep))
+            keep = self._clip_limits(self.sky.scaled(dry.value), joint.pwv)
+            sums = self._sums(keep)
+            joint, each_off, dry = self._fits(sums)
+        hint = suggested(sums, self.sky, self.x, self.limits, joint) if suggest and not dry.fitted else None
+        sky = self.sky.scaled(dry.value)
         n_r, n_a = self.resolved.calibration.bad.shape[1:]
         fits = np.empty((n_r, n_a) if self.settings.pwv_scope == "per_pixel" else (0, 0), dtype=object)
         for r, a in np.ndindex(fits.shape):
-            sums = self._no_sums()
-            self._add_pixel(sums, r, a, keep)
-            fits[r, a] = fit_pwv(sums, self.opacity, self.x, self.limits, self.backend.pwv_grid)
-        return joint, each_off, fits
+            of_pixel = self._no_sums()
+            self._add_pixel(of_pixel, r, a, keep)
+            fits[r, a] = fit_pwv(of_pixel, sky, self.x, self.limits, self.backend.pwv_grid)
+        return SkyResult(joint, each_off, fits, dry, hint)
 
-    def _joint_and_per_off(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit]]:
+    def _fits(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit], DryScale]:
+        """The joint fit, one for each OFF, and the dry opacity that they stand on."""
+        asked = self.settings.dry_scale
+        if not isinstance(asked, str):
+            dry = DryScale(float(asked))
+            return *self._joint_and_per_off(sums, self.sky.scaled(dry.value)), dry
+        joint, each_off = self._joint_and_per_off(sums, self.sky)
+        dry = fit_dry_scale(sums, self.sky, self.x, self.limits, joint)
+        if not dry.fitted or dry.pwv_error is None:
+            return joint, each_off, dry
+        if asked == "auto" and not demanded(joint, dry):
+            return joint, each_off, DryScale()
+        joint, each_off = self._joint_and_per_off(sums, self.sky.scaled(dry.value))
+        return replace(joint, error=dry.pwv_error), each_off, dry
+
+    def _joint_and_per_off(self, sums: SkySums, sky: Sky) -> tuple[PwvFit, list[PwvFit]]:
         """The joint fit, and one for each OFF: chi2 on the grid is computed once for all."""
-        limits, x, opacity = self.limits, self.x, self.opacity
+        limits, x = self.limits, self.x
         grid = limits.grid
-        chi2 = self.backend.pwv_grid(sums, opacity, x, grid)
-        joint = fit_from_grid(sums, opacity, x, limits, grid, chi2.sum(axis=1))
+        chi2 = self.backend.pwv_grid(sums, sky, x, grid)
+        joint = fit_from_grid(sums, sky, x, limits, grid, chi2.sum(axis=1))
         if x.size == 1:
             return joint, [joint]
-        each = [fit_from_grid(sums.off(o), opacity, x[o : o + 1], limits, grid, chi2[:, o]) for o in range(x.size)]
+        each = [fit_from_grid(sums.off(o), sky, x[o : o + 1], limits, grid, chi2[:, o]) for o in range(x.size)]
         return joint, each
 
     def _no_sums(self) -> SkySums:
-        return SkySums.zeros(
-            self.x.size, self.scan.signal.size if self.opacity.bins is None else self.opacity.bins.size
-        )
+        return SkySums.zeros(self.x.size, self.scan.signal.size if self.sky.bins is None else self.sky.bins.size)
 
-    def _sums(self, keep: tuple[float, float, float] | None) -> SkySums:
+    def _sums(self, keep: _Keep | None) -> SkySums:
         """Sums over all pixels, in their order."""
         total = self._no_sums()
         for r, a in np.ndindex(self.resolved.calibration.bad.shape[1:]):
             self._add_pixel(total, r, a, keep)
         return total
 
-    def _add_pixel(self, sums: SkySums, r: int, a: int, keep: tuple[float, float, float] | None) -> None:
-        """Add one pixel; ``keep`` (PWV, centre, half width) leaves out residuals outside."""
+    def _add_pixel(self, sums: SkySums, r: int, a: int, keep: _Keep | None) -> None:
+        """Add one pixel; ``keep`` leaves out residuals."""
         data = self._pixel(r, a)
         bad = data.bad
         if keep is not None:
-            residual = residuals(data.observed, data.model, self.opacity, self.x, keep[0])
+            residual = residuals(data.observed, data.model, keep.sky, self.x, keep.pwv)
             with np.errstate(invalid="ignore"):
-                bad = bad | ~(np.abs(residual - keep[1]) <= keep[2])
+                bad = bad | ~(np.abs(residual - keep.centre) <= keep.half_width)
         self.backend.sky_sums(sums, data.observed, bad, data.model, data.weights)
 
-    def _clip_limits(self, pwv: float) -> tuple[float, float, float]:
-        """PWV, median and 4 robust sigma of the residuals of the joint fit, over all pixels, OFFs and channels."""
+    def _clip_limits(self, sky: Sky, pwv: float) -> _Keep:
+        """Median and 4 robust sigma of the residuals of the joint fit, over all pixels, OFFs and channels."""
         parts = []
         for r, a in np.ndindex(self.resolved.calibration.bad.shape[1:]):
             data = self._pixel(r, a)
-            residual = residuals(data.observed, data.model, self.opacity, self.x, pwv)
+            residual = residuals(data.observed, data.model, sky, self.x, pwv)
             parts.append(residual[np.isfinite(residual) & ~data.bad])
         residual = np.concatenate(parts)
         centre = float(np.median(residual))
-        return pwv, centre, CLIP * float(np.median(np.abs(residual - centre)))
+        return _Keep(sky, pwv, centre, CLIP * float(np.median(np.abs(residual - centre))))
 
     def _pixel(self, r: int, a: int) -> _PixelData:
         """Data of one pixel on channels or bins; counts are averaged in a bin before any ratio is formed."""
         cal, gains, powers = self.resolved.calibration, self.rx.gains.pixel(r, a), self.resolved.mean_powers
         off, hot, cold = self.offs.mean[:, r, a].T, cal.hot[:, r, a], cal.cold[:, r, a]
         zero: Floats | float = cal.zero_of(r, a)
-        model = sky_model(self.temperatures, powers, *gains, self.rx.eta_f)
-        bad, gain = np.broadcast_to(cal.bad[:, r, a], off.shape), cal.gain[:, r, a]
-        if self.opacity.bins is not None:
+        model = self.sky.model(powers, *gains, self.rx.eta_f)
+        bad, gain = np.broadcast_to(cal.bad[:, r, a] | ~self.use, off.shape), cal.gain[:, r, a]
+        if self.sky.bins is not None:
             good = ~bad & np.isfinite(off)
-            count = bin_sums(good.astype(np.float64), self.opacity.bins)
+            count = bin_sums(good.astype(np.float64), self.sky.bins)
 
             def binned(values: Any) -> Floats:
-                total = bin_sums(np.where(good, values, 0.0), self.opacity.bins)  # type: ignore[arg-type]
+                total = bin_sums(np.where(good, values, 0.0), self.sky.bins)  # type: ignore[arg-type]
                 with np.errstate(invalid="ignore", divide="ignore"):
                     return np.asarray(total / count)
 
-            mean = self.opacity.mean
+            mean = self.sky.mean
             model = SkyModel(mean(model.k0), mean(model.a_signal), mean(model.a_image))
             off, hot, cold, zero, bad = binned(off), binned(hot), binned(cold), binned(zero), count == 0.0
             gain = (hot - cold) / mean(load_contrast(powers, *gains))

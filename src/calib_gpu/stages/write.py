@@ -67,6 +67,9 @@ def write_scan_arrays(
     on = [source.subscans[int(i)] for i in pairing.on]
     writer.write("tau_signal", atmosphere.tau_signal, ("C",))
     writer.write("tau_image", atmosphere.tau_image, ("C",))
+    if atmosphere.t_eff is not None:
+        for name, values in zip(("t_atm_signal", "t_atm_image"), atmosphere.t_eff, strict=True):
+            writer.write(name, values, ("C",))
     writer.write("frequency_signal", scan.signal, ("C",))
     writer.write("frequency_image", scan.image, ("C",))
     if atmosphere.pixel_pwv is not None:
@@ -147,6 +150,10 @@ def scan_attributes(
         "pwv_err_mm": atmosphere.pwv_error,
         "pwv_status": atmosphere.status,
         "pwv_source": atmosphere.source,
+        "dry_scale": atmosphere.dry.value,
+        "dry_scale_err": atmosphere.dry.error,
+        "dry_scale_status": atmosphere.dry.status,
+        "dry_scale_pwv_correlation": atmosphere.dry.correlation,
         "atm_table": atmosphere.table,
         "atm_clamped": bool(atmosphere.scan_flags & ScanFlag.ATM_CLAMPED),
         "airmass_mode": settings.airmass_mode,

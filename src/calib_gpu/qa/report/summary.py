@@ -122,6 +122,17 @@ def utc(mjd: float) -> str:
         return ""
 
 
+def _dry_opacity(attrs: Mapping[str, Any], qa: Mapping[str, Any]) -> list[list[str]]:
+    """The factor of the dry opacity, if one was used or is suggested by the misfit."""
+    scale, error, hint = attrs.get("dry_scale"), attrs.get("dry_scale_err"), qa.get("dry_scale_suggested")
+    if hint is not None:
+        return [["dry opacity", f"the misfit of the sky asks for {hint:.3g} times the table's (setting dry_scale)"]]
+    if scale in (None, 1.0):
+        return []
+    value = f"{scale:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+    return [["dry opacity", f"{value} times the table's ({attrs.get('dry_scale_status')})"]]
+
+
 def _facts(products: ScanProducts) -> list[list[str]]:
     """Label and value of what a scan was made with."""
     attrs, qa = products.attrs, products.attrs.get("qa", {})
@@ -134,6 +145,7 @@ def _facts(products: ScanProducts) -> list[list[str]]:
         facts.append(["PWV", f"{pwv} mm ({attrs.get('pwv_status')}, from {attrs.get('pwv_source')})"])
     else:
         facts.append(["PWV", "none: not corrected for the atmosphere"])
+    facts += _dry_opacity(attrs, qa)
     for label, name, unit, scale in (("airmass", "airmass", "", 1.0), ("elevation", "elevation", "deg", 180.0 / np.pi)):
         if products.has(name) and np.isfinite(values := products.whole(name) * scale).any():
             low, high = np.nanmin(values), np.nanmax(values)
