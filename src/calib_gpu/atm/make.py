@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -198,6 +199,9 @@ def _compute(
 
 def _begin_worker(scratch: str) -> None:
     """Am writes its warnings of unresolved lines to standard error, thousands of them; it gets a folder to itself."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent ends the pieces; a worker that dies would leave it waiting
     handle = os.open(os.devnull, os.O_WRONLY)
     os.dup2(handle, 2)
     os.close(handle)
