@@ -151,3 +151,18 @@ def small_scan(
     truth = {"ta": ta, "trec": trec, "gain": gain, "pwv": pwv, "t_signal": t_s, "g_signal": g_s, "line": line}
     attrs = {"instmode": "OTF", "frequency_frame": "topocentric", "source_name": "test source"}
     return SmallScan(number, counts, loads, source, calibration, attrs, truth)
+
+
+def two_bands(path: Path) -> Path:
+    """A store of one scan with the bands HFA and LFA."""
+    store = L0Writer(path, {})
+    for band in ("band_HFA", "band_LFA"):
+        scan = small_scan(shape=(16, 2, 1, 1))
+        store.scan(ScanId(25650, band), scan.attrs)
+        for name, counts, arrays in (
+            ("source", scan.counts, scan.source),
+            ("calibration", scan.loads, scan.calibration),
+        ):
+            assert counts is not None
+            store.group(ScanId(25650, band), name, arrays, counts.shape, "float64").write_all(counts)  # type: ignore[arg-type]
+    return path

@@ -18,9 +18,8 @@ from calib_gpu.export import SdfitsOptions, export_sdfits
 from calib_gpu.export.columns import COLUMNS
 from calib_gpu.export.fits_table import FitsWriter
 from calib_gpu.export.sky import position
-from calib_gpu.records import ScanId
 from calib_gpu.store.l0_write import L0Writer
-from small_scan import small_scan
+from small_scan import small_scan, two_bands
 
 fits = pytest.importorskip("astropy.io.fits")
 
@@ -268,17 +267,7 @@ def test_float32_and_no_atmosphere(tmp_path: Path) -> None:
 
 
 def test_bands_of_a_scan(tmp_path: Path) -> None:
-    store = L0Writer(tmp_path / "l0.zarr", {})
-    for band in ("band_HFA", "band_LFA"):
-        scan = small_scan(shape=(16, 2, 1, 1))
-        store.scan(ScanId(25650, band), scan.attrs)
-        for name, counts, arrays in (
-            ("source", scan.counts, scan.source),
-            ("calibration", scan.loads, scan.calibration),
-        ):
-            assert counts is not None
-            store.group(ScanId(25650, band), name, arrays, counts.shape, "float64").write_all(counts)  # type: ignore[arg-type]
-    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
+    calibrate(two_bands(tmp_path / "l0.zarr"), tmp_path / "l1.zarr")
     export_sdfits(tmp_path / "l1.zarr", tmp_path / "a.fits")
     rows = fits.getdata(tmp_path / "a.fits", 1)
     assert {(r["IFNUM"], r["FRONTEND"]) for r in rows} == {(0, "HFA"), (1, "LFA")}

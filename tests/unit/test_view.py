@@ -12,11 +12,10 @@ import zarr
 
 import calib_gpu
 from calib_gpu import ConfigError, StoreUnusable, calibrate
-from calib_gpu.records import ScanId
 from calib_gpu.schema import Flag
 from calib_gpu.store.l0_write import L0Writer
 from calib_gpu.view.velocity import velocity
-from small_scan import small_scan
+from small_scan import small_scan, two_bands
 
 xr = pytest.importorskip("xarray")
 
@@ -64,17 +63,7 @@ def test_a_store_is_a_tree(l1: Path, tmp_path: Path) -> None:
     assert list(tree.children) == ["scan_025650", "scan_025651"]
     xr.testing.assert_identical(tree["scan_025651"].to_dataset(), calib_gpu.open_l1(l1, "scan_025651"))
     assert tree.attrs["format"] == "l1-heterodyne"
-    store = L0Writer(tmp_path / "l0.zarr", {})
-    for band in ("band_HFA", "band_LFA"):
-        scan = small_scan(shape=(16, 2, 1, 1))
-        store.scan(ScanId(25650, band), scan.attrs)
-        for name, counts, arrays in (
-            ("source", scan.counts, scan.source),
-            ("calibration", scan.loads, scan.calibration),
-        ):
-            assert counts is not None
-            store.group(ScanId(25650, band), name, arrays, counts.shape, "float64").write_all(counts)  # type: ignore[arg-type]
-    calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
+    calibrate(two_bands(tmp_path / "l0.zarr"), tmp_path / "l1.zarr")
     tree = calib_gpu.open_l1(tmp_path / "l1.zarr")
     assert tree["scan_025650/band_LFA"].spectra.sizes["C"] == 16
     assert calib_gpu.open_l1(tmp_path / "l1.zarr", "25650/band_HFA").spectra.shape == (16, 2, 1, 1, 3)
