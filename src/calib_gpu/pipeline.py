@@ -27,7 +27,7 @@ from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher, published_scans
-from calib_gpu.stream import WORTH_SHARING, Workers, usable_cores
+from calib_gpu.workers import WORTH_SHARING, Workers, usable_cores
 
 log = logging.getLogger("calib_gpu")
 

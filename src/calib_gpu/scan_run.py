@@ -33,7 +33,7 @@ from calib_gpu.store.group_files import tree_digest
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
-from calib_gpu.stream import Workers
+from calib_gpu.workers import Workers
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
 TILE_BYTES = 12 * 1024 * 1024

@@ -170,7 +170,7 @@ def test_bytes_do_not_depend_on_workers_tiles_or_prefetch(tmp_path: Path) -> Non
 def test_tile_sizes_of_the_test_above_differ(tmp_path: Path) -> None:
     """Guard: 16 MiB give one pixel a tile, 1 GiB all six."""
     from calib_gpu.store.l0 import L0Store
-    from calib_gpu.stream import Blocks
+    from calib_gpu.workers import Blocks
 
     store = L0Writer(tmp_path / "l0.zarr", {})
     small_scan(shape=(4096, 9, 2, 3)).write(store, "int32")

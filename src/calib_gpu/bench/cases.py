@@ -16,7 +16,7 @@ from calib_gpu.bench.targets import judge
 from calib_gpu.errors import CalibError, ConfigError
 from calib_gpu.settings import knobs
 from calib_gpu.simulate.config import PRESETS, Shape
-from calib_gpu.stream import usable_cores
+from calib_gpu.workers import usable_cores
 
 FORMAT: Final = "calib-gpu-bench"
 FORMAT_VERSION: Final = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu._version import __version__
-from calib_gpu.stream import usable_cores
+from calib_gpu.workers import usable_cores
 
 PACKAGES: Final = ("numpy", "zarr", "numcodecs", "xarray", "dask", "tensorstore")
 

@@ -13,7 +13,7 @@ from calib_gpu.bench.scripts import not_installed
 from calib_gpu.pipeline import select_scans
 from calib_gpu.scan_run import LOAD_TILE_BYTES
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.stream import Blocks, Workers, read_tile
+from calib_gpu.workers import Blocks, Workers, read_tile
 
 
 def read_with_engine(l0: Path, workers: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from calib_gpu.doctor import Finding
 from calib_gpu.settings import MIB, knobs
-from calib_gpu.stream import usable_cores
+from calib_gpu.workers import usable_cores
 
 GIB: Final = 1024 * MIB
 CGROUP: Final = Path("/sys/fs/cgroup")

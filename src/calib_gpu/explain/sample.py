@@ -34,7 +34,7 @@ from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs
 from calib_gpu.store.publish import published_scans
-from calib_gpu.stream import Workers, read_tile
+from calib_gpu.workers import Workers, read_tile
 
 
 @dataclass(frozen=True)

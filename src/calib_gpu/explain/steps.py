@@ -22,7 +22,7 @@ from calib_gpu.stages.atmosphere import find_table
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads
 from calib_gpu.stages.site import site_value
-from calib_gpu.stream import Workers, read_tile
+from calib_gpu.workers import Workers, read_tile
 
 J_OF = "J(nu, T) = h_k * nu / (exp(h_k * nu / T) - 1), h_k = h/k"
 

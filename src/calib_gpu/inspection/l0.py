@@ -25,7 +25,7 @@ from calib_gpu.stages.prepare import pair_subscans
 from calib_gpu.stages.resolve import bad_channel_rule, calibrate_loads, receiver, set_powers
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.pixel_arrays import PixelArrays
-from calib_gpu.stream import Workers
+from calib_gpu.workers import Workers
 
 
 def _counts(group: CountGroup) -> str:

@@ -20,7 +20,7 @@ from calib_gpu.simulate.plan import START_MJD, GroupPlan, ScanPlan, beam_offsets
 from calib_gpu.simulate.truth import ScanTruth, Truth, truth_path, write_truth
 from calib_gpu.store import disk
 from calib_gpu.store.l0_write import CountsWriter, L0Writer
-from calib_gpu.stream import usable_cores
+from calib_gpu.workers import usable_cores
 
 AZIMUTH_DEG: Final = 140.0
 TUNING: Final = "sim-492"

@@ -16,7 +16,7 @@ from calib_gpu.qa.sample import DumpSample
 from calib_gpu.schema import Flag
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.store.l1 import Lane, LaneWriter, ScanWriter
-from calib_gpu.stream import CHANNEL_BYTES, Blocks, Workers, read_tile
+from calib_gpu.workers import CHANNEL_BYTES, Blocks, Workers, read_tile
 
 
 @dataclass

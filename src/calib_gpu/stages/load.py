@@ -39,7 +39,7 @@ from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.store.pixel_arrays import PixelArrays, release
 from calib_gpu.store.shards import pixel_block
 from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
-from calib_gpu.stream import CHANNEL_BYTES, Blocks, Workers, read_tile
+from calib_gpu.workers import CHANNEL_BYTES, Blocks, Workers, read_tile
 
 CACHED_SETS: Final = 3
 CHUNKS_BYTES: Final = 256 * 1024 * 1024
