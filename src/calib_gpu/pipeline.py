@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
+from calib_gpu.store.guard import Limits
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher, published_scans
 from calib_gpu.workers import WORTH_SHARING, Workers, usable_cores
@@ -170,7 +171,7 @@ def calibrate(
     source, target = Path(l0), Path(l1)
     backend = get_backend(settings.backend)
     check_table(settings)
-    store = L0Store(source)
+    store = L0Store(source, Limits.of(settings))
     _apart(source, target)
     ids = select_scans(store, scans)
     report = RunReport(str(source), str(target), backend.describe())
@@ -182,7 +183,10 @@ def calibrate(
         workers.stop = stop
     try:
         runner = ScanRunner(store, LoadIndex.of(store, settings), settings, backend, workers, publisher.run)
-        _Run(runner, publisher, report, progress or Progress()).all(ids)
+        run = _Run(runner, publisher, report, progress or Progress())
+        if scans is None:
+            run.refuse(store.strange_scans())
+        run.all(ids)
     finally:
         workers.close()
         publisher.close()
@@ -208,6 +212,12 @@ class _Run:
     def __init__(self, runner: ScanRunner, publisher: Publisher, report: RunReport, progress: Progress) -> None:
         self.runner, self.publisher, self.report, self.progress = runner, publisher, report, progress
         self.overwrite = runner.settings.overwrite
+
+    def refuse(self, strange: Mapping[str, ScanFailure]) -> None:
+        """Note what looks like a scan but is none as failed, so that nobody misses it."""
+        for name, error in strange.items():
+            error.at(name)
+            self._finish(ScanReport(name, "failed", "load", error.kind, str(error)))
 
     def all(self, ids: list[ScanId]) -> None:
         self.progress.scans(len(ids))

@@ -18,7 +18,7 @@ from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.documents import dump_json, group_document, sealed
-from calib_gpu.store.l0 import SCAN_NAME
+from calib_gpu.store.guard import SCAN_NAME
 from calib_gpu.store.metadata import group_attrs, read_json
 
 log = logging.getLogger("calib_gpu")
