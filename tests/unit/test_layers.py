@@ -15,7 +15,8 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 LAYERS = ["errors", "_version",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
           "workers", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view", "export",
-          "inspection", "explain", "doctor", "demo", "bench", "cli"]  # fmt: skip
+          "inspection", "explain", "doctor", "demo", "bench", "cli",
+          "testing"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 
@@ -46,6 +47,7 @@ def test_dependencies_point_one_way(path: Path) -> None:
         if parts[0] != "calib_gpu" or len(parts) < 2 or not at_run_time or own == "__init__":
             continue
         other = parts[1]
+        assert other != "testing" or own == "testing", "nothing of the engine imports what is for tests"
         if other != own and (own, other) not in TOGETHER:
             assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
 

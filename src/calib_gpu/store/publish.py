@@ -60,7 +60,7 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         if (self.path / "zarr.json").is_file():
-            foreign = group_attrs(self.path).get("format") != FORMAT
+            foreign = _format_of(self.path) != FORMAT
         else:
             foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign:
@@ -145,6 +145,13 @@ class Publisher:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _format_of(folder: Path) -> Any:
+    try:
+        return group_attrs(folder).get("format")
+    except Unreadable:
+        return None
 
 
 def _lock(folder: Path) -> int | None:
