@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ import numpy as np
 
 from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
+from calib_gpu.backend.numpy_ import NumpyBackend
+from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
 from calib_gpu.qa import metrics
@@ -23,7 +27,7 @@ from calib_gpu.scan_report import ScanReport
 from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
-from calib_gpu.stages.calibrate import calibrate_scan
+from calib_gpu.stages.calibrate import ScanTiles
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
@@ -33,7 +37,11 @@ from calib_gpu.store.group_files import tree_digest
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
+from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
+from calib_gpu.tile_plan import SPARE_SLOTS, TilePlan
 from calib_gpu.workers import Workers
+
+log = logging.getLogger("calib_gpu")
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
 TILE_BYTES = 12 * 1024 * 1024
@@ -82,6 +90,8 @@ class ScanRunner:
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, self._load_groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
+        self._host_tiles = HostTiles(backend, workers)
+        self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -166,9 +176,8 @@ class ScanRunner:
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
-            totals = calibrate_scan(
-                factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
-            )
+            tiles, plan = self._tiles(loaded, last)
+            totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
@@ -207,14 +216,45 @@ class ScanRunner:
         t_sys = qa["tsys_median"][np.isfinite(qa["tsys_median"])]
         report.t_sys_k = float(np.median(t_sys)) if t_sys.size else None
 
-    def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
+    def close(self) -> None:
+        """Give back what is held for tiles."""
+        if self._device_tiles is not None:
+            self._device_tiles.free()
+
+    def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
+        """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
+        source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        if self._device_tiles is None:
+            return self._host_tiles, on_host
+        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
+        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
+        while plan is not None:
+            try:
+                self._device_tiles.allocate(plan.within(self.settings.device_memory or sys.maxsize))
+            except OutOfDeviceMemory as error:
+                plan = plan.smaller()
+                report.notes.append(f"{error}; tiles are halved")
+                log.warning("%s: %s", report.scan, report.notes[-1])
+            else:
+                return self._device_tiles, plan.within(self.settings.device_memory or sys.maxsize)
+        if self.settings.backend != "auto":
+            raise OutOfMemory(
+                "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
+                fix="give the process a larger GPU, or use --backend numpy",
+            )  # fmt: skip
+        report.notes.append("no tile fits the GPU: this scan is calibrated on the host")
+        log.warning("%s: %s", report.scan, report.notes[-1])
+        return HostTiles(NumpyBackend(), self.workers), on_host
+
+    def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
         c, _, r, a, _ = loaded.scan.source.shape
         mean, reference = loaded.offs.mean, loaded.offs.reference
         offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
         sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
         scan_bytes = sum(size for size in sizes if size <= self._array_limit)
-        left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
+        left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // parts
         return min(max(left, self._least_tile), TILE_BYTES)
 
 

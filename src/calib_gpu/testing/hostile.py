@@ -85,8 +85,8 @@ def _many_scans(store: Path) -> None:
         (store / f"scan_{number:06d}").mkdir()
 
 
-def _many_attributes(store: Path) -> None:
-    attributes(SCAN, **{f"a{k}": k for k in range(1_000_000)})(store)
+def _attributes(count: int) -> Apply:
+    return lambda store: attributes(SCAN, **{f"a{k}": k for k in range(count)})(store)
 
 
 def _huge_chunk(store: Path) -> None:
@@ -126,7 +126,8 @@ SIZES: Final = {
         ("data_5d", "shard index", "max_chunk_bytes"),
     ),
     "too many scans": Hostile(_many_scans, ("too many scans", "max_scans"), "unusable", options={"max_scans": 1000}),
-    "10^6 attributes": Hostile(_many_attributes, ("attributes", "max_attribute_bytes")),
+    "10^6 attributes": Hostile(_attributes(1_000_000), ("zarr.json", "too large")),
+    "10^5 attributes": Hostile(_attributes(100_000), ("attributes", "max_attribute_bytes")),
     "document of 100 MB": Hostile(replaced(MJD_DOCUMENT, sparse(100_000_000)), ("mjd", "too large")),
     "top document of 100 MB": Hostile(
         replaced(TOP_DOCUMENT, sparse(100_000_000)), ("zarr.json", "too large"), "unusable"
