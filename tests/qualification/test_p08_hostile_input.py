@@ -1,6 +1,7 @@
 """P8: hostile input does no harm.
 
-Every store of the catalogue ends in a failed scan that is named, or in exit code 65, in seconds and in bounded memory; nothing is written outside the output, and the sound scan beside it is calibrated.
+Every store of the catalogue ends in a failed scan that is named, or in exit code 65, in seconds and in bounded
+memory; nothing is written outside the output, and the sound scan beside it is calibrated.
 """
 
 from __future__ import annotations

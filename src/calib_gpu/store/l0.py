@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from calib_gpu import schema
-from calib_gpu.errors import BadType, StoreUnusable, Unreadable
+from calib_gpu.errors import BadShape, BadType, StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.group_files import GroupFiles, tree_state
 from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, SCAN_NAME, Limits
 from calib_gpu.store.l0_group import GroupReader, group_files, subscan_class, texts
-from calib_gpu.store.metadata import GROUP_NODES, group_attrs, has_array, node_kind
+from calib_gpu.store.metadata import GROUP_NODES, array_meta, group_attrs, has_array, node_kind
 
 
 class L0Store:
@@ -135,7 +135,10 @@ class L0Store:
         array = self.path / scan.path / group / "sobsmode"
         if not has_array(array):
             return None
-        values = ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=True, limits=self.limits).values()
+        values = ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=False, limits=self.limits).values()
+        counts = self.path / scan.path / group / "data_5d"
+        if not values.size and has_array(counts) and array_meta(counts).shape[-1:] != (0,):
+            raise BadShape("empty", array=f"{group}/sobsmode", value=[0], rule="one a subscan of data_5d")
         return [subscan_class(text) for text in texts(values)]
 
     def input_digest(self, scan: str, group: str) -> str:

@@ -51,6 +51,11 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def told(value: Any) -> Any:
+    """An attribute's value as an error tells it: null by its name in JSON."""
+    return "null" if value is None else value
+
+
 def texts(values: NDArray[Any]) -> list[str]:
     """The strings of an array, flat."""
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
@@ -83,6 +88,9 @@ class GroupReader:
 
     def read(self) -> CountGroup:
         """The group; a :class:`calib_gpu.errors.ScanFailure` names array, value and rule of what is wrong."""
+        self._name("source_name")
+        if self.attrs.get("pwv_header") is not None:
+            self._finite("pwv_header", self.attrs["pwv_header"])
         counts = self._open_counts()
         shape: tuple[int, int, int, int, int] = counts.shape  # type: ignore[assignment]
         sizes = dict(zip(schema.COUNT_AXES, shape, strict=True))
@@ -159,8 +167,10 @@ class GroupReader:
             fill = None
         elif fill is not None:
             value = self._finite("fill", fill)
-            if value != int(value):
-                raise BadType("attribute is not an integer", array=self._label("fill"), value=fill)
+            low, high = np.iinfo(counts.dtype).min, np.iinfo(counts.dtype).max
+            if value != int(value) or not low <= value <= high:
+                rule = f"a whole number of {counts.dtype}, {low} to {high}"
+                raise BadType("attribute is no missing value", array=self._label("fill"), value=fill, rule=rule)
             fill = int(fill)
         saturation = self.attrs.get("adc_saturation")
         if saturation is not None and not self._finite("adc_saturation", saturation) > 0.0:
@@ -179,7 +189,7 @@ class GroupReader:
             if row.required:
                 raise MissingValue("required array is missing", array=label, rule=row.meaning)
             return None
-        stored = self._open(row.name, absent_is_fill=True)
+        stored = self._open(row.name, absent_is_fill=row.name != "sobsmode")
         values = stored.values()
         if stored.n_absent:
             self._absent.append(label)
@@ -190,13 +200,18 @@ class GroupReader:
             raise BadShape("wrong shape", array=label, value=list(values.shape), rule=" or ".join(orders))
         if row.dtype == "str":
             if values.dtype.kind not in "OUST":
-                raise BadType("not strings", array=label, value=str(values.dtype))
+                raise BadType("wrong type", array=label, value=str(values.dtype), rule="a text")
             return np.array(texts(values), dtype=object).reshape(values.shape)
         if values.dtype.kind not in "iuf":
             raise BadType("wrong type", array=label, value=str(values.dtype), rule="a number")
+        low, high = schema.PLAUSIBLE[row.name]
+        beyond = (values < low) | (values > high)
+        if beyond.any():
+            rule = f"{low:g} to {high:g} {row.unit}".rstrip()
+            raise BadType("not a possible value", array=label, value=values[beyond].ravel()[0], rule=rule)
         if row.dtype == "int":
             if values.dtype.kind == "f" and not np.all(values == np.rint(values)):
-                raise BadType("not whole numbers", array=label, value=str(values.ravel()[:4]))
+                raise BadType("not whole numbers", array=label, value=str(values.ravel()[:4]), rule="whole numbers")
             return values.astype(np.int64)
         return values.astype(np.float64)
 
@@ -204,14 +219,15 @@ class GroupReader:
         """Frequencies of the first subscan, after the check that all have the same axis."""
         applied = self.attrs.get("freq_off_applied", True)
         if not isinstance(applied, bool):
-            raise BadType("attribute is not true or false", array=self._label("freq_off_applied"), value=applied)
+            where, rule = self._label("freq_off_applied"), "true or false"
+            raise BadType("attribute is not a truth value", array=where, value=told(applied), rule=rule)
         base = self._finite("ref_channel_base", self.attrs.get("ref_channel_base", 0.0))
         offset = arrays["freq_off"] if not applied and "freq_off" in arrays else np.zeros(())
         names = arrays.get("frontend_backends")
         pixels = None if names is None else tuple(names.ravel())
         if names is not None and names.ndim < 2:
             pixels = tuple(sorted(set(names.ravel())))  # [S]: a name a subscan, whose number says nothing
-        tuning_id = self.attrs.get("tuning_id")
+        tuning_id = self._name("tuning_id")
         columns = np.broadcast_arrays(
             np.zeros(shape[4]), arrays["signal_freq"] + offset, arrays["image_freq"] + offset, arrays["freq_res"],
             arrays["ref_channel"] - base,
@@ -275,12 +291,22 @@ class GroupReader:
     def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.attrs.get(name, default)
         if value not in choices:
-            raise BadType("attribute not understood", array=self._label(name), value=value, rule=" or ".join(choices))
+            where, rule = self._label(name), " or ".join(choices)
+            raise BadType("attribute not understood", array=where, value=told(value), rule=rule)
         return str(value)
+
+    def _name(self, name: str) -> Any:
+        """A text (or number) of the attributes; None without it."""
+        value = self.attrs.get(name)
+        if isinstance(value, list | dict | bool):
+            raise BadType("attribute is no name", array=self._label(name), value=value, rule="a text or a number")
+        return value
 
     def _finite(self, name: str, value: Any) -> float:
         if not is_finite(value):
-            raise BadType("attribute is not a number", array=self._label(name), value=value)
+            raise BadType(
+                "attribute is not a number", array=self._label(name), value=told(value), rule="a finite number"
+            )
         return float(value)
 
 

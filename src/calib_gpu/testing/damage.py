@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any, Final
 
 
+def rewrite(file: Path, raw: bytes) -> None:
+    """Put a new file in the place of one, so that other names of the old one keep its content."""
+    file.unlink()
+    file.write_bytes(raw)
+
+
 def flip_bit(file: Path, bit: int) -> None:
     """Turn one bit of a file; ``bit`` counts from the first one and wraps around at the end."""
     raw = bytearray(file.read_bytes())
     place = bit % (8 * len(raw))
     raw[place // 8] ^= 1 << (place % 8)
-    file.write_bytes(raw)
+    rewrite(file, bytes(raw))
 
 
 def _resized(change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
-    return lambda file: file.write_bytes(change(file.read_bytes()))
+    return lambda file: rewrite(file, change(file.read_bytes()))
 
 
 DAMAGES: Final[Mapping[str, Callable[[Path], Any]]] = {

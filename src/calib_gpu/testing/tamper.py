@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.simulate import FIRST_SCAN, SimulationConfig, simulate, truth_path
 from calib_gpu.store import codecs
+from calib_gpu.testing.damage import rewrite
 
 GOOD: Final = FIRST_SCAN
 BAD: Final = FIRST_SCAN + 1
@@ -46,6 +48,22 @@ def sound_store(path: Path) -> None:
     shutil.rmtree(truth_path(path))
 
 
+def copies(store: Path, count: int) -> list[Path]:
+    """Scan :data:`BAD` so many times more, each under a number of its own, to be tampered with one by one.
+
+    Their files are hard links: tools put a new file in the place of one that they change.
+    """
+    folders = [store / f"scan_{30_000 + k:06d}" for k in range(count)]
+    for folder in folders:
+        shutil.copytree(inside()(store), folder, copy_function=os.link)
+        edit(folder / "zarr.json", partial(_number, int(folder.name[5:])))
+    return folders
+
+
+def _number(number: int, document: Json) -> None:
+    document["attributes"]["scan_number"] = number
+
+
 def inside(*parts: str) -> Where:
     """A place inside scan :data:`BAD`."""
     return lambda store: store.joinpath(f"scan_{BAD:06d}", *parts)
@@ -63,7 +81,7 @@ def edit(document: Path, change: Callable[[Json], Any]) -> None:
     """Change a JSON document in place; what is not JSON may be put into it, too."""
     data = json.loads(document.read_bytes())
     change(data)
-    document.write_text(json.dumps(data))
+    rewrite(document, json.dumps(data).encode())
 
 
 def keys(where: Where, **changes: Any) -> Apply:
@@ -84,7 +102,7 @@ def text(where: Where, old: str, new: str) -> Apply:
         found = document.read_text()
         if old not in found:
             raise ValueError(f"{old!r} is not in {document}")
-        document.write_text(found.replace(old, new, 1))
+        rewrite(document, found.replace(old, new, 1).encode())
 
     return apply
 
@@ -154,7 +172,7 @@ def shard_index(where: Where, change: Callable[[NDArray[np.uint64]], Any]) -> Ap
         index = np.frombuffer(raw[-size - 4 : -4], "<u8").reshape(-1, 2).copy()
         change(index)
         body = index.tobytes()
-        file.write_bytes(raw[: -size - 4] + body + codecs.crc32c(body).to_bytes(4, "little"))
+        rewrite(file, raw[: -size - 4] + body + codecs.crc32c(body).to_bytes(4, "little"))
 
     return apply
 
