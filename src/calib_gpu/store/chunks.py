@@ -237,7 +237,7 @@ class ChunkedArray:
         within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))
         name = layout.key(shard)
         label = f"{name} inner chunk {within}"
-        index = self._shard_index(layout, name, per_shard)
+        index = self.shard_index(layout, name, per_shard)
         if index is None:
             return None, label
         offset, size = (int(v) for v in index[within])
@@ -247,7 +247,8 @@ class ChunkedArray:
             raise Unreadable("chunk has more bytes than its content can take", array=self.label, value=label)
         return self._file_bytes(name, offset, size)[0], label
 
-    def _shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
+    def shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
+        """Offset and size of each chunk inside a shard, ``[*per_shard, 2]``, after a check; None without the file."""
         if name in self._indices:
             return self._indices[name]
         n_bytes = math.prod(per_shard) * 16

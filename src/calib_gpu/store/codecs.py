@@ -66,7 +66,7 @@ def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
 
 
 def _blosc(data: Buffer, out: NDArray[np.uint8]) -> None:
-    guard.expect_size(guard.blosc_content_size(data), out.nbytes)
+    guard.expect_size(guard.blosc_content_size(data, len(memoryview(data))), out.nbytes)
     numcodecs.blosc.decompress(data, out)
 
 
@@ -145,7 +145,11 @@ def decode_unsized(chain: tuple[str, ...], data: Buffer, most: int) -> Buffer:
     try:
         if name in _WBITS:
             return _inflate(_WBITS[name], frame, most)
-        size = guard.zstd_content_size(frame) if name == "zstd" else guard.blosc_content_size(frame)
+        size = (
+            guard.zstd_content_size(frame)
+            if name == "zstd"
+            else guard.blosc_content_size(frame, len(memoryview(frame)))
+        )
         if size is None or size > most:
             raise CodecError(f"declares a size of {size} bytes, at most {most}")
         out = np.empty(size, np.uint8)

@@ -286,12 +286,12 @@ def zstd_has_checksum(frame: Buffer) -> bool:
     return len(head) == 5 and head[:4] == _ZSTD_MAGIC and bool(head[4] & 4)
 
 
-def blosc_content_size(frame: Buffer) -> int:
-    """Content size that a blosc frame declares; also checks that the frame is as long as it says."""
+def blosc_content_size(frame: Buffer, length: int) -> int:
+    """Content size that a blosc frame declares; also checks that it declares the length that it has."""
     head = bytes(memoryview(frame)[:16])
     if len(head) < 16:
         raise CodecError("blosc header cut short")
-    if int.from_bytes(head[12:16], "little") != len(memoryview(frame)):
+    if int.from_bytes(head[12:16], "little") != length:
         raise CodecError("blosc frame is cut short or has bytes behind it")
     return int.from_bytes(head[4:8], "little")
 

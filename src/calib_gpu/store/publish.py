@@ -16,7 +16,7 @@ from typing import Any
 from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import disk
+from calib_gpu.store import disk, guard
 from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.guard import SCAN_NAME
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -207,6 +207,10 @@ def published_scans(l1: Path) -> list[ScanId]:
         raise StoreUnusable(str(error)) from None
     if attrs.get("format") != FORMAT:
         raise StoreUnusable("not an L1 store", array=str(l1), rule=f"attribute format = {FORMAT}")
+    return _scans_below(l1)
+
+
+def _scans_below(l1: Path) -> list[ScanId]:
     scans = []
     for folder in sorted(l1.glob("scan_*")):
         if not (match := SCAN_NAME.fullmatch(folder.name)):
@@ -216,9 +220,28 @@ def published_scans(l1: Path) -> list[ScanId]:
     return sorted(scans)
 
 
+def looks_like_l1(path: Path) -> bool:
+    """True for an L1 store, be its top document sound or not: then its scans tell, which list their files."""
+    if _format_of(path) == FORMAT:
+        return True
+    return path.is_dir() and any(b'"files": {' in _head(path / s.path / "zarr.json") for s in _scans_below(path)[:10])
+
+
+def _head(document: Path) -> bytes:
+    try:
+        handle, size = guard.open_file(document, str(document))
+    except (FileNotFoundError, Unreadable):
+        return b""
+    with os.fdopen(handle, "rb") as file:
+        return file.read(min(size, guard.MAX_DOCUMENT_BYTES))
+
+
 def check_store(l1: Path) -> tuple[int, list[str]]:
-    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store)."""
-    scans = published_scans(l1)
+    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store).
+
+    The top document may be one of them; :func:`looks_like_l1` tells whether it is such a store.
+    """
+    scans = _scans_below(l1)
     groups = [l1, *sorted({(l1 / scan.path).parent for scan in scans if scan.band})]
     bad = [(g / "zarr.json").relative_to(l1).as_posix() for g in groups if not _document_intact(g)]
     for scan in scans:
