@@ -21,7 +21,8 @@ class GroupFiles:
 
     Held are the group's own documents and the files of ``arrays``, up to a bound; what is not held is read again where it
     is needed. ``digest`` is the sha256 over names and sizes of all files, and the bytes of documents and of ``arrays``
-    (None: of all files but the chunks of ``counts``). ``state`` tells whether any file changed meanwhile.
+    (None: of all files but the chunks of ``counts``). ``state`` tells whether any file of ``counts`` changed meanwhile: they
+    are read last.
 
     Raises
     ------
@@ -37,8 +38,9 @@ class GroupFiles:
         for path, status in _walk(str(folder)):
             relative = path[top:]
             digest.update(f"{relative} {status.st_size}\n".encode())
-            state.update(_state_of(relative, status))
             array, _, name = relative.partition("/") if "/" in relative else ("", "", relative)
+            if counts and array == counts:
+                state.update(_state_of(relative, status))
             is_document = os.path.basename(name) in DOCUMENTS
             wanted = not array or arrays is None or array in arrays
             if not is_document and (not wanted or (counts and array == counts)):
@@ -102,10 +104,10 @@ def _state_of(relative: str, status: os.stat_result) -> bytes:
     return f"{relative} {status.st_size} {status.st_mtime_ns}\n".encode()
 
 
-def tree_state(folder: Path) -> bytes:
-    """What :class:`GroupFiles` has as ``state``, found anew: equal as long as no file was changed."""
+def counts_state(folder: Path, counts: str) -> bytes:
+    """What :class:`GroupFiles` has as ``state``, found anew: equal as long as no file of the counts was changed."""
     state, top = hashlib.sha256(), len(str(folder)) + 1
-    for path, status in _walk(str(folder)):
+    for path, status in _walk(f"{folder}/{counts}"):
         state.update(_state_of(path[top:], status))
     return state.digest()
 

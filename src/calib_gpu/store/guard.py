@@ -148,16 +148,33 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     """
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"document too large: {len(raw)} bytes, at most {MAX_DOCUMENT_BYTES}")
+    suspect = b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH
     try:
-        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        text = raw.decode("utf-8")
+        try:
+            data = _DECODER.decode(text)
+        except _NotFinite:
+            data, suspect = json.loads(text), True
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
-    _check_values(data)
+    if suspect:
+        _check_values(data)
     return data
+
+
+class _NotFinite(Exception):
+    """A number that is NaN, infinite, or beyond a float."""
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _NotFinite
+    return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -167,6 +184,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {shown(twice)!r} twice in an object")
     return found
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite)
+"""Made once: making one takes as long as a small document."""
 
 
 def _check_values(data: dict[str, Any]) -> None:

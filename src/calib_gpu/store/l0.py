@@ -14,7 +14,7 @@ from calib_gpu.errors import BadShape, BadType, StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.group_files import GroupFiles, tree_state
+from calib_gpu.store.group_files import GroupFiles, counts_state
 from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, SCAN_NAME, Limits
 from calib_gpu.store.l0_group import GroupReader, group_files, subscan_class, texts
 from calib_gpu.store.metadata import GROUP_NODES, array_meta, group_attrs, has_array, node_kind
@@ -121,9 +121,9 @@ class L0Store:
         return reader.read()
 
     def check_unchanged(self, groups: Iterable[str]) -> None:
-        """:class:`Unreadable` if a file of these groups (``scan_025650/source``) changed since :meth:`group` read them."""
+        """:class:`Unreadable` if the counts of these groups (``scan_025650/source``) changed since :meth:`group` read them."""
         for name in groups:
-            if name in self._states and tree_state(self.path / name) != self._states[name]:
+            if name in self._states and counts_state(self.path / name, "data_5d") != self._states[name]:
                 rule = "sizes and times of all files stay as they are"
                 raise Unreadable("changed while it was read", array=name, rule=rule, fix="run again when it is written")
 
