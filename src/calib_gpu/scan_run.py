@@ -38,18 +38,12 @@ from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
-from calib_gpu.tile_plan import SPARE_SLOTS, TilePlan
+from calib_gpu.tile_plan import MEMORY_PER_ARRAY, SPARE_SLOTS, TilePlan, tile_bytes
 from calib_gpu.workers import Workers
 
 log = logging.getLogger("calib_gpu")
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
-TILE_BYTES = 12 * 1024 * 1024
-"""Most bytes of a tile: more leaves the caches and is a third slower."""
-SCAN_ARRAYS = 8
-"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
-MEMORY_PER_ARRAY = 32
-"""Arrays larger than this part of the memory are mapped from files."""
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -82,10 +76,8 @@ class ScanRunner:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
         self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
-        self._array_limit = settings.memory // MEMORY_PER_ARRAY
-        self.arrays = PixelArrays(scratch, self._array_limit)
-        self._least_tile = settings.memory // 4 // workers.count
-        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, self._least_tile), self.arrays)
+        self.arrays = PixelArrays(scratch, settings.memory // MEMORY_PER_ARRAY)
+        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, settings.memory // 4 // workers.count), self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
@@ -228,14 +220,15 @@ class ScanRunner:
         slots = self.settings.slots or self.workers.count + SPARE_SLOTS
         plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
         while plan is not None:
+            plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
-                self._device_tiles.allocate(plan.within(self.settings.device_memory or sys.maxsize))
+                self._device_tiles.allocate(plan.largest, plan.slots)
             except OutOfDeviceMemory as error:
-                plan = plan.smaller()
-                report.notes.append(f"{error}; tiles are halved")
+                report.notes.append(f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
                 log.warning("%s: %s", report.scan, report.notes[-1])
+                plan = plan.smaller()
             else:
-                return self._device_tiles, plan.within(self.settings.device_memory or sys.maxsize)
+                return self._device_tiles, plan
         if self.settings.backend != "auto":
             raise OutOfMemory(
                 "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
@@ -247,13 +240,11 @@ class ScanRunner:
 
     def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
-        c, _, r, a, _ = loaded.scan.source.shape
         mean, reference = loaded.offs.mean, loaded.offs.reference
         offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-        sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
-        scan_bytes = sum(size for size in sizes if size <= self._array_limit)
-        left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // parts
-        return min(max(left, self._least_tile), TILE_BYTES)
+        return tile_bytes(
+            self.settings.memory, loaded.scan.source.shape, offs, parts, 1 if last else 2, self.workers.count
+        )
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

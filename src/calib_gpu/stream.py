@@ -34,7 +34,6 @@ from calib_gpu.backend.tile import TileLayout
 from calib_gpu.errors import DeviceLost
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import Floats
-from calib_gpu.tile_plan import TilePlan
 from calib_gpu.workers import SIGNAL_LATENCY_S, Workers
 
 T = TypeVar("T", bound=Block)
@@ -168,15 +167,15 @@ class DeviceTiles:
         self._order = threading.Lock()
         self._failed: BaseException | None = None
 
-    def allocate(self, plan: TilePlan) -> None:
-        """The slots of a plan, for its largest tile; what fits already is kept.
+    def allocate(self, largest: TileLayout, count: int) -> None:
+        """``count`` slots for tiles up to this one; what fits already is kept.
 
         Raises
         ------
         OutOfDeviceMemory
             They do not fit; there are none then.
         """
-        n_in, n_out, count = plan.largest.input.nbytes, plan.largest.output.nbytes, plan.slots
+        n_in, n_out = largest.input.nbytes, largest.output.nbytes
         fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
         if fits and len(self._slots) == count:
             return

@@ -139,6 +139,11 @@ class CupyDevice:
         with _cuda_errors():
             runtime.memcpyAsync(target.address, source.address, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
 
+    def copy(self, target: Any, source: Any, nbytes: int, stream: Any) -> None:
+        """Device to device, asynchronous."""
+        with _cuda_errors():
+            runtime.memcpyAsync(target.address, source.address, nbytes, runtime.memcpyDeviceToDevice, stream.ptr)
+
     def clear(self, view: View, stream: Any) -> None:
         """Zero bytes."""
         with _cuda_errors():
