@@ -105,14 +105,14 @@ CG_FN void cg_dump_sums(const T *counts, int n_total, int first_dump, const CgRu
 // `stride` elements lie between channels.
 template <typename T>
 CG_FN double cg_band_mean(const T *counts, cg_int64 n_channel, cg_int64 stride, int dump, const CgRule &rule) {
-  typename CgCount<T>::sum_t sum = 0;
+  double sum = 0.0;
   cg_int64 n = 0;
   for (cg_int64 c = 0; c < n_channel; ++c) {
     T count = counts[c * stride];
     if (cg_valid(count, dump, rule)) {
-      sum += CgCount<T>::widen(count);
+      sum += cg_double(count);
       ++n;
     }
   }
-  return n ? double(sum) / double(n) : cg_nan();
+  return n ? sum / double(n) : cg_nan();
 }
