@@ -88,7 +88,7 @@ def run_ptx(
         rows, columns = size
         stride = _block_stride(columns)
         like = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (rows * columns,), (0,))
-        loops = [indexer(rows * columns), indexer(rows), np.int32(stride)]
+        loops: list[Any] = [indexer(rows * columns), indexer(rows), np.int32(stride)]
         run.run(-(-rows // stride), REDUCTION_BLOCK, [carray(like), *_parameters(arguments), *loops], order=order)
     else:
         grid_x = -(-size[0] // kernels.BLOCK)
