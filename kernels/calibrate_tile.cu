@@ -92,7 +92,7 @@ extern "C" __global__ void calibrate_tile(
   if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, sizeof(COUNT) == 2 ? 8 : 16)) {
     cg_load_quad(from, on);
   } else {
-    for (int k = 0; k < CG_QUAD; ++k) on[k] = k < n ? from[k * in_dump] : COUNT(0);
+    for (int k = 0; k < CG_QUAD; ++k) on[k] = k < n ? from[k * in_dump] : (COUNT)0;
   }
 
   const cg_int64 channel = p * n_channel + c;
