@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from calib_gpu.errors import CalibError
 from calib_gpu.testing.compiler import build
@@ -56,10 +56,10 @@ def run(
     source: str,
     body: str,
     arrays: Mapping[str, NDArray[Any]],
-    results: Mapping[str, tuple[int | tuple[int, ...], DTypeLike]],
+    results: Mapping[str, NDArray[Any]],
     *,
     options: Sequence[str] = SANITIZERS,
-) -> dict[str, NDArray[Any]]:
+) -> None:
     """Run a piece of C++ on arrays.
 
     Parameters
@@ -67,59 +67,48 @@ def run(
     source
         Headers of device functions as text, includes written out.
     body
-        Statements; each array and result is a pointer of its name, `n_NAME` its number of elements.
+        Statements; each array and result is a pointer to C order of its name, `n_NAME` its number of elements.
     arrays
         Inputs by name; the pointers are to const.
     results
-        Shape and type of each output by name; its memory is not set before.
+        Arrays that the body changes, which are changed in place here.
     options
         Further options of the compiler.
-
-    Returns
-    -------
-    dict
-        The outputs by name.
 
     Raises
     ------
     CompilerError
         g++ is absent or does not compile it; warnings are errors.
     SanitizerError
-        A sanitizer stopped the program, or it ended otherwise than it should.
+        A sanitizer stopped the program, or it ended otherwise than it should; the results are as they were.
     """
     program = build(_program(source, body, arrays, results), "c++", (*_OPTIONS, *options), "device functions")
+    everything = {**arrays, **results}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        for name, array in arrays.items():
+        for name, array in everything.items():
             (folder / name).write_bytes(np.ascontiguousarray(array).tobytes())
-        counts = [str(array.size) for array in arrays.values()]
-        counts += [str(int(np.prod(shape))) for shape, _ in results.values()]
         settings = os.environ | {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
-        command = [str(program), work, *counts]
+        command = [str(program), work, *(str(array.size) for array in everything.values())]
         done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
         if done.returncode:
             raise SanitizerError(
                 f"a program of device functions ended with {done.returncode}", value=done.stderr[:4000]
             )
-        return {
-            name: np.fromfile(folder / name, dtype=dtype).reshape(shape) for name, (shape, dtype) in results.items()
-        }
+        for name, array in results.items():
+            array[...] = np.fromfile(folder / name, dtype=array.dtype).reshape(array.shape)
 
 
-def _program(source: str, body: str, arrays: Mapping[str, NDArray[Any]], results: Mapping[str, tuple[Any, Any]]) -> str:
+def _program(source: str, body: str, arrays: Mapping[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]) -> str:
     """The text depends on names and types alone, so that arrays of any size use one built program."""
     lines = [source, _HELPERS, "int main(int, char **arguments) {", "  const std::string folder = arguments[1];"]
-    types = {name: array.dtype for name, array in arrays.items()} | {n: np.dtype(t) for n, (_, t) in results.items()}
-    for number, (name, dtype) in enumerate(types.items(), start=2):
-        kind, const = _TYPES[dtype.str[1:]], "const " if name in arrays else ""
-        lines.append(f"  const std::size_t n_{name} = std::strtoull(arguments[{number}], nullptr, 10); (void)n_{name};")
-        room = (
-            f'test_read<{kind}>(folder + "/{name}", n_{name})'
-            if const
-            else f"std::unique_ptr<{kind}[]>(new {kind}[n_{name}])"
-        )
-        lines.append(f"  const auto {name}_held = {room};")
-        lines.append(f"  {const}{kind} *const {name} = {name}_held.get(); (void){name};")
+    for number, (name, array) in enumerate({**arrays, **results}.items(), start=2):
+        kind, const = _TYPES[array.dtype.str[1:]], "const " if name in arrays else ""
+        lines += [
+            f"  const std::size_t n_{name} = std::strtoull(arguments[{number}], nullptr, 10);",
+            f'  const auto {name}_held = test_read<{kind}>(folder + "/{name}", n_{name});',
+            f"  {const}{kind} *const {name} = {name}_held.get(); (void){name};",
+        ]
     lines.append(body)
     lines += [f'  test_write(folder + "/{name}", {name}, n_{name});' for name in results]
     return "\n".join([*lines, "  return 0;", "}", ""])
