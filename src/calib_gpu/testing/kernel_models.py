@@ -141,7 +141,7 @@ def _band_means(size: tuple[int, ...], a: Arguments) -> None:
     counts = a.counts[: n * a.n_channel].reshape(-1, a.n_channel, a.n_total)
     valid = _valid(counts, np.arange(a.n_total), a)
     number = valid.sum(axis=1)
-    a.band[:n] = np.where(number > 0, _sum_of(counts, valid, 1) / number, np.nan).reshape(-1)
+    a.band[:n] = np.where(number > 0, np.cumsum(np.where(valid, counts, 0), axis=1, dtype=np.float64)[:, -1] / number, np.nan).reshape(-1)
 
 
 # --- loads
