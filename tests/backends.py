@@ -6,18 +6,20 @@ import functools
 
 from calib_gpu import ConfigError
 from calib_gpu.backend import BACKENDS, Backend
+from calib_gpu.backend.on_device import DeviceBackend
+from calib_gpu.testing.sim import SimDevice
 
 
 @functools.cache
 def make_backend(name: str) -> Backend:
     """An open backend, kept for all tests of the process."""
-    return BACKENDS[name]()
+    return DeviceBackend(SimDevice()) if name == "sim" else BACKENDS[name]()
 
 
 @functools.cache
 def backend_names() -> list[str]:
-    """NumPy, and CUDA where there is a GPU."""
-    names = ["numpy"]
+    """NumPy, a simulated device, and CUDA where there is a GPU."""
+    names = ["numpy", "sim"]
     try:
         make_backend("cupy")
     except ConfigError:

@@ -165,7 +165,8 @@ def test_sky_sums_and_chi2(image: bool, unit: bool, binned: bool) -> None:
         weights = rng.uniform(0.5, 2, (n_off, n))
         a_s = rng.uniform(80, 120, n)
         model = SkyModel(rng.uniform(-20, 20, n), a_s, (0.5 + 0.1 * pixel) * a_s if image else np.zeros(n))
-        NUMPY.sky_sums(sums, observed.reshape(n_off, n), bad, model, None if unit else weights)
+        data = observed.reshape(n_off, n)
+        sums.add_pixel(data, model, np.isfinite(data) & ~bad, None if unit else weights)
         run(
             "sky_sums", (n_off * n,), observed=observed, bad=bad.reshape(-1).astype(np.uint8), weights=weights.reshape(-1),
             k0=model.k0, a_signal=model.a_signal, a_image=model.a_image, unit=unit, n=n, count=count, **arrays,

@@ -58,7 +58,9 @@ def run_threads(device: SimDevice, tasks: Sequence[Callable[[], None]]) -> None:
         finally:
             clocks.append(device.knows())
 
-    threads = [threading.Thread(target=run, args=(task,), name=f"lane {i}", daemon=True) for i, task in enumerate(tasks)]
+    threads = [
+        threading.Thread(target=run, args=(task,), name=f"lane {i}", daemon=True) for i, task in enumerate(tasks)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
