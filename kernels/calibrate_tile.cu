@@ -17,12 +17,8 @@
 // consecutive counts. Loads and stores are 16 bytes wide where places and strides allow it.
 #include "calibrate.cuh"
 
-struct CgShape {
-  cg_int64 n_channel;
-  int n_dump, n_block, block;            // D, B, d
-  cg_int64 in_pixel, in_channel, in_dump;  // strides of counts
-  cg_int64 out_pixel, out_block, out_channel, out_dump;  // strides of spectra and flags
-};
+typedef COUNT count_t;
+typedef SPECTRUM spectrum_t;
 
 #define CG_QUAD 4
 
@@ -65,8 +61,8 @@ template <typename T> CG_FN void cg_store_quad(const T *from, T *to) {
 }
 
 extern "C" __global__ void calibrate_tile(
-    const COUNT *__restrict__ counts, const double *__restrict__ ref, const double *__restrict__ factor,
-    const cg_flags *__restrict__ base, const double *__restrict__ quantum, SPECTRUM *__restrict__ spectra,
+    const count_t *__restrict__ counts, const double *__restrict__ ref, const double *__restrict__ factor,
+    const cg_flags *__restrict__ base, const double *__restrict__ quantum, spectrum_t *__restrict__ spectra,
     cg_flags *__restrict__ flags, cg_uint64 *totals, unsigned char *present, cg_int64 n_channel, int n_dump, int n_block,
     int block, cg_int64 in_pixel, cg_int64 in_channel, cg_int64 in_dump, cg_int64 out_pixel, cg_int64 out_block,
     cg_int64 out_channel, cg_int64 out_dump, cg_uint64 fill, int has_fill, double floor_, double saturation, int n_valid) {
@@ -87,27 +83,27 @@ extern "C" __global__ void calibrate_tile(
   int n = n_dump - d;                                                          // dumps among them; the others are padding
   n = n < 0 ? 0 : n > width ? width : n;
 
-  COUNT on[CG_QUAD];
-  const COUNT *from = counts + p * in_pixel + c * in_channel + d * in_dump;
-  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, sizeof(COUNT) == 2 ? 8 : 16)) {
+  count_t on[CG_QUAD];
+  const count_t *from = counts + p * in_pixel + c * in_channel + d * in_dump;
+  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, sizeof(count_t) == 2 ? 8 : 16)) {
     cg_load_quad(from, on);
   } else {
-    for (int k = 0; k < CG_QUAD; ++k) on[k] = k < n ? from[k * in_dump] : COUNT(0);
+    for (int k = 0; k < CG_QUAD; ++k) on[k] = k < n ? from[k * in_dump] : count_t(0);
   }
 
   const cg_int64 channel = p * n_channel + c;
   const double own_ref = ref[channel], own_factor = factor[channel], own_quantum = quantum[p];
   const cg_flags own_base = base[channel];
-  SPECTRUM value[CG_QUAD];
+  spectrum_t value[CG_QUAD];
   cg_flags mark[CG_QUAD];
   unsigned int any = 0;
   for (int k = 0; k < CG_QUAD; ++k) {
     if (k < n) {
-      value[k] = cg_calibrate_sample<COUNT, SPECTRUM>(on[k], d + k, own_ref, own_factor, own_quantum, own_base, rule, &mark[k]);
+      value[k] = cg_calibrate_sample<count_t, spectrum_t>(on[k], d + k, own_ref, own_factor, own_quantum, own_base, rule, &mark[k]);
       any |= mark[k];
       if (!(mark[k] & CG_FILL_VALUE) && !present[d + k]) present[d + k] = 1;
     } else {
-      value[k] = CgNan<SPECTRUM>::value();
+      value[k] = CgNan<spectrum_t>::value();
       mark[k] = 0;
     }
   }

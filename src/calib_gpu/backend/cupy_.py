@@ -248,6 +248,6 @@ def elementwise(kernel: Elementwise) -> Any:
 def reduction(kernel: Reduction) -> Any:
     """The CuPy kernel of a row."""
     return cupy.ReductionKernel(
-        kernel.inputs, kernel.outputs, kernel.value, kernel.reduce, kernel.result, kernel.identity, kernel.name,
+        kernel.inputs, kernel.outputs, kernel.map_expression, kernel.reduce, kernel.result, kernel.identity, kernel.name,
         reduce_type=kernel.reduce_type, preamble=kernels.preamble(), options=kernels.OPTIONS,
     )  # fmt: skip

@@ -67,6 +67,11 @@ class Reduction(Kernel):
     reduce_type: str
     result: str = "out = a"
 
+    @property
+    def map_expression(self) -> str:
+        """``value`` for rows that there are. CuPy maps those beyond the end, too, whose results it drops."""
+        return f"_i < _out_ind.size() ? ({self.reduce_type})({self.value}) : ({self.reduce_type})({self.identity})"
+
 
 @dataclass(frozen=True)
 class Raw(Kernel):
