@@ -207,9 +207,10 @@ class DeviceTiles:
 
     def free(self) -> None:
         """Give all slots back; no tile may be in flight."""
-        for slot in self._slots:
-            for block in slot.blocks:
-                self.device.release(block)
+        with contextlib.suppress(DeviceLost):  # then there is nothing to give back
+            for slot in self._slots:
+                for block in slot.blocks:
+                    self.device.release(block)
         self._slots.clear()
         self._free.clear()
 

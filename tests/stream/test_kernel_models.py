@@ -102,10 +102,10 @@ def loads(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     return values | {"g_signal": g, "g_image": 1 - g, "hot": hot, "cold": cold, "zero": rng.uniform(0, 1e3, n)}
 
 
-@pytest.mark.parametrize("kind", ["good", "odd", "mostly bad", "all bad", "one channel"])
+@pytest.mark.parametrize("kind", ["good", "odd", "mostly bad", "all bad", "one channel", "few channels"])
 def test_load_calibration(kind: str) -> None:
     rng = np.random.default_rng(3)
-    n = 1 if kind == "one channel" else 60
+    n = {"one channel": 1, "few channels": 4}.get(kind, 60)
     v = loads(rng, n)
     if kind == "odd":
         v["hot"][:8] = [np.nan, np.inf, 0.0, -1.0, 1e6, v["cold"][5], v["cold"][6] - 1, v["cold"][7] + 1e-3]

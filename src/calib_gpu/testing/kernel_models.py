@@ -166,9 +166,9 @@ def _load_terms(size: tuple[int, ...], a: Arguments) -> None:
 def _running_mean(size: tuple[int, ...], a: Arguments) -> None:
     n, half = int(a.n), int(a.width) // 2
     total, number = np.zeros(n), np.zeros(n)
-    for shift in range(-half, half + 1):
+    for shift in range(max(-half, 1 - n), min(half, n - 1) + 1):
         at = slice(max(0, -shift), min(n, n - shift))
-        values = a.values[max(0, shift) : max(0, n + min(0, shift))]
+        values = a.values[max(0, shift) : n + min(0, shift)]
         use = _finite(values)
         total[at] += np.where(use, values, 0.0)
         number[at] += use
