@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +70,28 @@ def share_all_work(patch: pytest.MonkeyPatch) -> None:
     """Threads share small scans, too, and the next one is loaded meanwhile."""
     for module in ("workers", "pipeline"):
         patch.setattr(f"calib_gpu.{module}.WORTH_SHARING", 0)
+
+
+@contextlib.contextmanager
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of runs would wait for the disk, which is not what is tested."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="calib-device-", dir=shared if os.access(shared, os.W_OK) else None
+    ) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2) -> Iterator[DeviceNight]:
+    """A night in such a folder, whose small scans are shared between threads."""
+    with pytest.MonkeyPatch.context() as patch, fast_folder() as folder:
+        share_all_work(patch)
+        logging.getLogger("calib_gpu").setLevel(logging.CRITICAL)
+        try:
+            yield make_night(folder, shape, n_scan)
+        finally:
+            logging.getLogger("calib_gpu").setLevel(logging.NOTSET)
 
 
 def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2) -> DeviceNight:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ORDERING = ("wait", "record", "synchronize", "clear")
+ORDERING = ("wait", "record", "synchronize", "clear", "settle")
 EVENTS = ("uploaded", "computed", "downloaded")
 STREAMS = ("upload", "compute", "download")
 

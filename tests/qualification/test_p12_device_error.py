@@ -10,17 +10,16 @@ import pytest
 from calib_gpu.errors import Exit
 from calib_gpu.testing.schedule import Schedule
 from calib_gpu.testing.sim import Faults
-from device_night import DeviceNight, make_night, run, share_all_work, violations
+from device_night import DeviceNight, run, shared_night, violations
 
 POLICIES = ("eager", "lazy")
 FULL = os.environ.get("CALIB_GPU_QUALIFY") == "full"
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceNight]:
-    with pytest.MonkeyPatch.context() as patch:
-        share_all_work(patch)
-        yield make_night(tmp_path_factory.mktemp("p12"), (8, 2, 1, 1))
+def night() -> Iterator[DeviceNight]:
+    with shared_night((8, 2, 1, 1)) as made:
+        yield made
 
 
 def test_every_operation_may_fail(night: DeviceNight, figure: object) -> None:

@@ -9,7 +9,7 @@ should not be there.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from types import ModuleType
 
 import numpy as np
@@ -18,13 +18,14 @@ import pytest
 from calib_gpu import stream
 from calib_gpu.backend import on_device
 from calib_gpu.backend.base import BadChannelRule
+from calib_gpu.errors import OutOfDeviceMemory
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
 from calib_gpu.physics.sky import Sky, SkyModel, Slab
-from calib_gpu.physics.sky_sums import SkyData
+from calib_gpu.physics.sky_sums import SkyData, SkySums
 from calib_gpu.testing.order import OrderFault
 from calib_gpu.testing.schedule import Schedule, stragglers
-from calib_gpu.testing.sim import EAGER, SimDevice
+from calib_gpu.testing.sim import EAGER, Faults, SimDevice
 from device_tiles import STREAMS, run_tiles
 from mutants import Mutant, mutants
 
@@ -52,6 +53,10 @@ def test_what_is_not_mutated_passes(schedule: Schedule) -> None:
     assert results(on_device, schedule) == results(on_device, EAGER)
 
 
+def test_the_synchronous_calls_pass_where_any_allocation_fails() -> None:
+    assert not device_wrong(on_device)
+
+
 @pytest.mark.parametrize("mutant", OF_STREAM, ids=lambda m: m.name)
 def test_a_mutant_of_the_tile_loop_is_caught(mutant: Mutant) -> None:
     """By the checker in an eager run (which results alone would pass), or by the results of a straggler."""
@@ -59,61 +64,85 @@ def test_a_mutant_of_the_tile_loop_is_caught(mutant: Mutant) -> None:
     assert any(tiles_wrong(module, schedule, "raise") for schedule in [EAGER, *stragglers(STREAMS)])
 
 
-def results(module: ModuleType, schedule: Schedule, check: str = "raise") -> list[bytes]:
-    """What the synchronous calls give, each twice with other data."""
-    device = SimDevice(schedule, check=check)
+def results(module: ModuleType, schedule: Schedule, fail: int | None = None, *, again: bool = True) -> list[bytes]:
+    """What the synchronous calls give, twice with other data. A call whose allocation fails is made again, or is the last."""
+    device = SimDevice(schedule, Faults(allocation=fail))
     backend = module.DeviceBackend(device)
-    found = [values.tobytes() for seed in (1, 2) for values in calls(backend, np.random.default_rng(seed))]
+    found: list[bytes] = []
+    for call in [call for seed in (1, 2) for call in calls(backend, np.random.default_rng(seed))]:
+        try:
+            arrays = call()
+        except OutOfDeviceMemory:
+            if not again:
+                break
+            arrays = call()
+        found += [values.tobytes() for values in arrays]
     backend.close()
     assert device.live_blocks == []
     return found
 
 
-def calls(backend: on_device.DeviceBackend, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Arrays that the calls of a backend give."""
+def calls(backend: on_device.DeviceBackend, rng: np.random.Generator) -> list[Callable[[], Iterable[np.ndarray]]]:
+    """The calls of a backend, each giving arrays."""
     r, a, c, d, o = 1, 2, 12, 5, 2
     rule = SampleRule(None, 10_000.0)
     counts = rng.integers(0, 10_001, (r, a, c, d)).astype(np.int32)
-    stats = backend.dump_mean(counts, rule, d, want_first=True, want_band=True)
-    assert stats.first is not None
-    assert stats.band is not None
-    yield from (stats.total, stats.valid, stats.first, stats.band, stats.dump_valid, stats.dump_missing)
-    cold = rng.uniform(4e3, 5e3, c)
+    cold, gain, off = rng.uniform(4e3, 5e3, c), rng.uniform(9, 11, c), rng.uniform(5e3, 6e3, (o, c))
     powers = LoadPowers(*(np.full(c, t) for t in (280.0, 281.0, 70.0, 71.0)))
-    limits = BadChannelRule(0.05, 3.0, 3, 0.1, None)
-    yield from backend.load_calibration(cold * 1.7, cold, 0.0, powers, np.full(c, 0.5), np.full(c, 0.5), 0.95, limits)
-    yield backend.sky_signal(rng.uniform(5e3, 6e3, (o, c)), cold * 1.7, rng.uniform(9, 11, c))
+    limits, half = BadChannelRule(0.05, 3.0, 3, 0.1, None), np.full(c, 0.5)
     pixels = [
-        SkyData(rng.uniform(-200, -100, (o, c)), rng.random((o, c)) < 0.1,
-                SkyModel(rng.uniform(-9, 9, c), rng.uniform(90, 110, c), rng.uniform(90, 110, c)), weights)
+        SkyData(
+            rng.uniform(-200, -100, (o, c)),
+            rng.random((o, c)) < 0.1,
+            SkyModel(rng.uniform(-9, 9, c), rng.uniform(90, 110, c), rng.uniform(90, 110, c)),
+            weights,
+        )
         for weights in (None, rng.uniform(1, 2, (o, c)), rng.uniform(1, 2, (o, c)))
-    ]  # fmt: skip
-    sums = backend.sky_sums(o, c, iter(pixels))
-    yield from vars(sums).values()
-    bands = tuple(
-        Slab(rng.uniform(0.1, 0.2, c), rng.uniform(0, 0.1, c), np.full(c, 260.0), np.full(c, 3.0)) for _ in "si"
-    )
-    yield backend.pwv_grid(sums, Sky(bands, (np.full(c, 270.0),) * 2), np.array([1.1, 1.4]), np.geomspace(0.2, 5, 7))
-    spectra, flags = np.empty((r, a, 2, c, 3)), np.empty((r, a, 2, c, 3), np.uint16)
-    tile = (
-        rng.uniform(4e3, 5e3, (r, a, c)),
-        rng.uniform(0.01, 0.02, (r, a, c)),
-        np.zeros((r, a, c), np.uint16),
-        np.zeros((r, a)),
-    )
-    result = backend.calibrate_tile(counts, *tile, rule, d, spectra, flags)
-    yield from (spectra, flags, result.flag_counts, result.invalid, result.dump_present)
+    ]
+    sums = SkySums.zeros(o, c)
+    sums.add_pixel(pixels[0].observed, pixels[0].model, ~pixels[0].bad)
+    air = [(rng.uniform(0.1, 0.2, c), rng.uniform(0, 0.1, c)) for _ in "si"]
+    sky = Sky(tuple(Slab(b, dry, np.full(c, 260.0), np.full(c, 3.0)) for b, dry in air), (np.full(c, 270.0),) * 2)
+    ref, factor = rng.uniform(4e3, 5e3, (r, a, c)), rng.uniform(0.01, 0.02, (r, a, c))
+
+    def tile() -> Iterable[np.ndarray]:
+        spectra, flags = np.empty((r, a, 2, c, 3)), np.empty((r, a, 2, c, 3), np.uint16)
+        base, quantum = np.zeros((r, a, c), np.uint16), np.zeros((r, a))
+        result = backend.calibrate_tile(counts, ref, factor, base, quantum, rule, d, spectra, flags)
+        return spectra, flags, result.flag_counts, result.invalid, result.dump_present
+
+    def means() -> Iterable[np.ndarray]:
+        stats = backend.dump_mean(counts, rule, d, want_first=True, want_band=True)
+        return [values for values in vars(stats).values() if values is not None]
+
+    return [
+        means,
+        lambda: backend.load_calibration(cold * 1.7, cold, 0.0, powers, half, half, 0.95, limits),
+        lambda: [backend.sky_signal(off, cold * 1.7, gain)],
+        lambda: vars(backend.sky_sums(o, c, iter(pixels))).values(),
+        lambda: [backend.pwv_grid(sums, sky, np.array([1.1, 1.4]), np.geomspace(0.2, 5, 7))],
+        tile,
+    ]
+
+
+ALLOCATIONS = 20
+"""More than the calls make."""
+
+
+def device_wrong(module: ModuleType) -> bool:
+    """In an eager run with the checker; or where an allocation fails, and the call is made again, or none follows."""
+    try:
+        right = results(on_device, EAGER)
+        return any(results(module, EAGER, j) != right for j in (None, *range(ALLOCATIONS))) or not all(
+            results(module, EAGER, j, again=False) is not None for j in range(ALLOCATIONS)
+        )
+    except OrderFault:
+        return True
 
 
 @pytest.mark.parametrize("mutant", OF_DEVICE, ids=lambda m: m.name)
 def test_a_mutant_of_the_synchronous_calls_is_caught(mutant: Mutant) -> None:
-    module = mutant.module(on_device)
-    right = results(on_device, EAGER)
-    try:
-        caught = results(module, EAGER) != right
-    except OrderFault:
-        caught = True
-    assert caught
+    assert device_wrong(mutant.module(on_device))
 
 
 def test_schedules_alone_catch_them_too() -> None:
