@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calib_gpu.backend import Backend, choose_backend
+from calib_gpu.backend.on_device import DeviceBackend
 from calib_gpu.selftest.checks import Check
 from calib_gpu.selftest.kernels import compare_kernels
 from calib_gpu.selftest.night import compare_night
 from calib_gpu.selftest.rates import Rates, measure_rates
+from calib_gpu.testing.sim import SimDevice
 
 GB = 1e9
 
@@ -48,12 +50,15 @@ def run(name: str, note: Callable[[str], None] = lambda text: None) -> SelfTest:
 
 
 def _checks(backend: Backend, folder: Path) -> Iterator[Check]:
-    if backend.device is None:
-        yield Check("kernels on a GPU", "not run", "this is the NumPy backend: there is nothing to compare it with")
-        yield Check("rates of a GPU", "not run", "there is no device")
-    else:
+    if backend.device is not None:
         yield from compare_kernels(backend)
-    yield from compare_night(backend, folder)
+        yield from compare_night(backend, folder)
+        return
+    yield Check("kernels and streams on a GPU", "not run", "there is no GPU")
+    yield Check("rates of a GPU", "not run", "there is no GPU")
+    simulated = DeviceBackend(SimDevice())
+    for check in (*compare_kernels(simulated), *compare_night(simulated, folder)):
+        yield replace(check, name=f"simulated device, {check.name}")
 
 
 def _line(check: Check) -> str:
