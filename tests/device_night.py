@@ -83,23 +83,25 @@ def fast_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2) -> Iterator[DeviceNight]:
+def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> Iterator[DeviceNight]:
     """A night in such a folder, whose small scans are shared between threads."""
     with pytest.MonkeyPatch.context() as patch, fast_folder() as folder:
         share_all_work(patch)
         logging.getLogger("calib_gpu").setLevel(logging.CRITICAL)
         try:
-            yield make_night(folder, shape, n_scan)
+            yield make_night(folder, shape, n_scan, **settings)
         finally:
             logging.getLogger("calib_gpu").setLevel(logging.NOTSET)
 
 
-def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2) -> DeviceNight:
+def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> DeviceNight:
     """Noise-free scans, ten minutes apart, of integer counts."""
     store = L0Writer(folder / "l0.zarr", {})
     for k in range(n_scan):
         small_scan(25650 + k, MODES, shape=shape, mjd=60000.0 + k / 144.0, seed=k).write(store, "int32")
-    report = calibrate(folder / "l0.zarr", folder / "reference.zarr", Settings(workers=1), backend=NumpyBackend())
+    report = calibrate(
+        folder / "l0.zarr", folder / "reference.zarr", Settings(workers=1, **settings), backend=NumpyBackend()
+    )
     assert report.count("ok") == n_scan
     return DeviceNight(folder, folder / "l0.zarr", tree(folder / "reference.zarr"))
 
