@@ -7,21 +7,28 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from calib_gpu import Settings
+from calib_gpu import Settings, stream
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.backend.on_device import DeviceBackend
 from calib_gpu.errors import DeviceLost
 from calib_gpu.pipeline import RunReport, calibrate
+from calib_gpu.scan_run import ScanRunner
 from calib_gpu.store.l0_write import L0Writer
+from calib_gpu.testing.host import SeenLock
+from calib_gpu.testing.kernel_models import run_model
+from calib_gpu.testing.order import Clock
 from calib_gpu.testing.schedule import Schedule
-from calib_gpu.testing.sim import EAGER, NO_FAULTS, Faults, SimDevice
+from calib_gpu.testing.sim import EAGER, NO_FAULTS, Execute, Faults, SimDevice
+from calib_gpu.workers import Workers
 from small_scan import small_scan
 
 MODES = ("OTF-OFF", "OTF-ON", "OTF-ON")
@@ -106,17 +113,61 @@ def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2, 
     return DeviceNight(folder, folder / "l0.zarr", tree(folder / "reference.zarr"))
 
 
+@contextlib.contextmanager
+def seen_threads(device: SimDevice) -> Iterator[None]:
+    """The device sees what orders the engine's threads: the locks of the tile loop, tasks that begin and end, loading ahead."""
+    ends: list[Clock] = []
+    map_tasks, load = Workers.map, ScanRunner.load
+
+    def seen(work: Callable[..., Any], begin: Clock) -> Callable[..., Any]:
+        def run_it(*args: Any) -> Any:
+            device.learns(begin)
+            try:
+                return work(*args)
+            finally:
+                ends.append(device.knows())
+
+        return run_it
+
+    def meet() -> None:
+        for clock in ends:
+            device.learns(clock)
+
+    def map_seen(self: Workers, task: Any, items: Any, n_bytes: int | None = None) -> Any:
+        try:
+            return map_tasks(self, seen(task, device.knows()), items, n_bytes)
+        finally:
+            meet()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workers, "map", map_seen)
+        patch.setattr(ScanRunner, "load", seen(load, device.knows()))
+        patch.setattr(stream, "threading", SimpleNamespace(
+            Lock=lambda: SeenLock(device), Condition=lambda: threading.Condition(SeenLock(device)),  # type: ignore[arg-type]
+        ))  # fmt: skip
+        yield
+        meet()
+
+
 def run(
-    night: DeviceNight, schedule: Schedule = EAGER, faults: Faults = NO_FAULTS, *, again: bool = False, **settings: Any
+    night: DeviceNight,
+    schedule: Schedule = EAGER,
+    faults: Faults = NO_FAULTS,
+    *,
+    again: bool = False,
+    threads: bool = False,
+    execute: Execute = run_model,
+    **settings: Any,
 ) -> Run:
-    """Calibrate on a device; ``again`` goes on in the store of the last run."""
+    """Calibrate on a device; ``again`` goes on in the store of the last run, with ``threads`` each is seen by itself."""
     out = night.folder / "l1.zarr"
     if not again:
         for folder in (out, night.folder / "l1.zarr.run"):
             shutil.rmtree(folder, ignore_errors=True)
-    device = SimDevice(schedule, faults)
+    device = SimDevice(schedule, faults, threads=threads, execute=execute)
     backend = DeviceBackend(device)
-    report = calibrate(night.l0, out, Settings(**{"workers": 2, **settings}), backend=backend)
+    with seen_threads(device) if threads else contextlib.nullcontext():
+        report = calibrate(night.l0, out, Settings(**{"workers": 2, **settings}), backend=backend)
     backend.close()
     staging = night.folder / "l1.zarr.run" / "staging"
     left = [p.as_posix() for p in staging.rglob("*") if p.is_file() and p.name != "lock"] if staging.is_dir() else []

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from backends import why_no_ptx
+from calib_gpu.stream import DeviceTiles, Slot
 from calib_gpu.testing.schedule import Schedule, schedules, stragglers
 from calib_gpu.testing.sim import EAGER
 from device_night import DeviceNight, Run, run, shared_night, violations
@@ -46,6 +48,29 @@ def test_the_schedule_does_not_matter(night: DeviceNight, schedule: Schedule) ->
     assert whole(night, run(night, schedule, slots=3, workers=2, device_memory=3 * SLOT_BYTES[2]))
 
 
+@pytest.mark.parametrize(
+    "schedule", [EAGER, Schedule("lazy"), *(Schedule("swarm", seed) for seed in range(4))], ids=str
+)
+def test_each_thread_waits_for_what_it_touches_itself(night: DeviceNight, schedule: Schedule) -> None:
+    """Every thread is an actor of its own: that another one has waited does not count."""
+    assert whole(night, run(night, schedule, threads=True, slots=2, workers=4, device_memory=2 * SLOT_BYTES[2]))
+
+
+@pytest.mark.parametrize("schedule", [EAGER, Schedule("lazy")], ids=str)
+def test_nothing_of_a_tile_is_read_after_its_buffers_are_given_back(
+    night: DeviceNight, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give = DeviceTiles.give
+
+    def give_poisoned(tiles: DeviceTiles, slot: Slot) -> None:
+        for block in (slot.pinned_in, slot.pinned_out):
+            block.write()[:] = 0xA5
+        give(tiles, slot)
+
+    monkeypatch.setattr(DeviceTiles, "give", give_poisoned)
+    assert whole(night, run(night, schedule, slots=2, device_memory=2 * SLOT_BYTES[2]))
+
+
 @pytest.mark.parametrize("settings", [
     {"dtype": "float32", "reference": "interp"},
     {"precision": "auto", "pwv_scope": "per_pixel", "fit_weights": "radiometer"},
@@ -55,3 +80,14 @@ def test_other_settings(settings: dict[str, str]) -> None:
     with shared_night((16, 3, 1, 2), **settings) as night:
         for schedule in (EAGER, Schedule("lazy"), Schedule("swarm", 5)):
             assert whole(night, run(night, schedule, **settings))
+
+
+@pytest.mark.kernels
+def test_the_ptx_of_the_kernels_gives_the_same(night: DeviceNight) -> None:
+    """The same with device code instead of models, in the order of a straggler and with the checker on."""
+    if reason := why_no_ptx():
+        pytest.skip(reason)
+    from calib_gpu.testing.compiled_kernels import run_ptx
+
+    slow = Schedule("straggler", slow=("compute", "upload"))
+    assert whole(night, run(night, slow, threads=True, execute=run_ptx, slots=2, device_memory=2 * SLOT_BYTES[3]))
