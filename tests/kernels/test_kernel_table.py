@@ -28,7 +28,7 @@ def test_the_page_lists_every_kernel() -> None:
     assert listed == [spec.name for spec in specialisations()]
 
 
-def test_spills_and_contractions_are_complaints() -> None:
+def test_spills_local_memory_and_contractions_are_complaints() -> None:
     from calib_gpu.testing.kernel_table import ARCHS, Row, as_markdown, complaints
 
     good = Resources(registers=40, spill_stores=0, spill_loads=0, stack=0, shared=0, constant=0)
@@ -37,6 +37,8 @@ def test_spills_and_contractions_are_complaints() -> None:
     assert "| `k<int32>` | 40 | 40 | 40 | 40 | 40 | 40 | 40 | 0 | 0 | 0 | 16 (2), 4 (1) | 8 (1) |" in as_markdown([row])
     spilled = replace(row, resources={**row.resources, "90": replace(good, spill_stores=8, spill_loads=16)})
     assert complaints([spilled]) == ["k<int32>: 24 bytes of spills for sm_90"]
+    stacked = replace(row, resources={**row.resources, "75": replace(good, stack=64)})
+    assert complaints([stacked]) == ["k<int32>: 64 bytes of local memory for sm_75"]
     contracted = replace(row, approximate=frozenset({"mul.f64 (may be contracted to fma)"}))
     assert complaints([contracted]) == ["k<int32>: mul.f64 (may be contracted to fma)"]
 

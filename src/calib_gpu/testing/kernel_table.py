@@ -58,7 +58,7 @@ def rows(archs: Sequence[str] = ARCHS) -> Iterable[Row]:
 
 
 def complaints(found: Iterable[Row]) -> list[str]:
-    """What must not be: spills, and sums that ptxas may contract."""
+    """What must not be: spills, local memory, and sums that ptxas may contract."""
     bad = []
     for row in found:
         bad += [
