@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_gpu.backend.device import Block, Device, HostBlock, Stream
+from calib_gpu.backend.device import Device, HostBlock
 from calib_gpu.backend.kernels import KERNELS
 from calib_gpu.backend.tile import TileLayout
 from calib_gpu.physics.calibration import SampleRule
@@ -60,6 +60,7 @@ class _Bench:
         self.source, self.target = device.empty(layout.input.nbytes), device.empty(layout.output.nbytes)
         self.spare = device.empty(layout.output.nbytes)
         fill(layout, self.host_in, seed=1)
+        self.arguments = layout.arguments(self.source, self.target, SampleRule(-(2**31), None), layout.n_dump)
         self.upload()
         self.wait()
 
@@ -73,7 +74,8 @@ class _Bench:
         self.device.copy(self.spare, self.target, self.layout.output.nbytes, self.stream)
 
     def kernel(self) -> None:
-        launch_tile(self.device, self.layout, self.source, self.target, self.stream)
+        blocks = {"reads": (self.source, self.target), "writes": (self.target,)}
+        self.device.launch(KERNELS["calibrate_tile"], self.layout.size, self.arguments, self.stream, **blocks)
 
     def wait(self) -> None:
         self.device.record(self.event, self.stream)
@@ -104,12 +106,6 @@ def fill(layout: TileLayout, block: HostBlock, seed: int) -> None:
     layout.input.array("factor", memory)[...] = rng.uniform(1e-3, 2e-3, (layout.r, layout.a, SHAPE[0]))
     layout.input.array("base", memory)[...] = 0
     layout.input.array("quantum", memory)[...] = 0.0
-
-
-def launch_tile(device: Device, layout: TileLayout, source: Block, target: Block, stream: Stream) -> None:
-    """The tile kernel."""
-    arguments = layout.arguments(source, target, SampleRule(-(2**31), None), layout.n_dump)
-    device.launch(KERNELS["calibrate_tile"], layout.size, arguments, stream, reads=(source, target), writes=(target,))
 
 
 def tile_layout(pixels: int) -> TileLayout:

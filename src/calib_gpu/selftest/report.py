@@ -98,7 +98,7 @@ def table(documents: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tu
         "streamed",
         "overlap",
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for document in documents:
         found = Rates(**document["rates"])
         ok = sum(check["status"] == "ok" for check in document["checks"])
