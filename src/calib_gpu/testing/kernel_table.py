@@ -61,9 +61,9 @@ def complaints(found: Iterable[Row]) -> list[str]:
     """What must not be: spills, local memory, and sums that ptxas may contract."""
     bad = []
     for row in found:
-        bad += [
-            f"{row.name}: {r.spills} bytes of spills for sm_{arch}" for arch, r in row.resources.items() if r.spills
-        ]
+        for arch, r in row.resources.items():
+            parts = {"spills": r.spills, "local memory": r.stack}
+            bad += [f"{row.name}: {size} bytes of {what} for sm_{arch}" for what, size in parts.items() if size]
         bad += [f"{row.name}: {name}" for name in sorted(row.approximate) if "contracted" in name]
     return bad
 
