@@ -94,11 +94,8 @@ def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2, **settings: 
     """A night in such a folder, whose small scans are shared between threads."""
     with pytest.MonkeyPatch.context() as patch, fast_folder() as folder:
         share_all_work(patch)
-        logging.getLogger("calib_gpu").setLevel(logging.CRITICAL)
-        try:
-            yield make_night(folder, shape, n_scan, **settings)
-        finally:
-            logging.getLogger("calib_gpu").setLevel(logging.NOTSET)
+        patch.setattr(logging.getLogger("calib_gpu"), "disabled", True)
+        yield make_night(folder, shape, n_scan, **settings)
 
 
 def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> DeviceNight:
