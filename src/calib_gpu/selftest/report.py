@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,3 +82,31 @@ def lines(result: SelfTest) -> Iterator[str]:
 def as_json(result: SelfTest) -> dict[str, Any]:
     """The same as a document."""
     return asdict(result)
+
+
+def table(documents: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table of machines, from documents of :func:`as_json`."""
+    head = (
+        "GPU",
+        "checks",
+        "copy GB/s",
+        "tile kernel GB/s",
+        "of copy",
+        "up GB/s",
+        "down GB/s",
+        "1e9 samples/s",
+        "streamed",
+        "overlap",
+    )
+    rows: list[tuple[str, ...]] = []
+    for document in documents:
+        found = Rates(**document["rates"])
+        ok = sum(check["status"] == "ok" for check in document["checks"])
+        rows.append(
+            (
+                document["backend"], f"{ok} of {len(document['checks'])} the same", f"{found.copy / GB:.0f}",
+                f"{found.kernel / GB:.0f}", f"{100 * found.of_copy:.0f} %", f"{found.upload / GB:.1f}",
+                f"{found.download / GB:.1f}", f"{found.samples / GB:.0f}", f"{found.streamed / GB:.2f}", f"{found.overlap:.2f}",
+            )
+        )  # fmt: skip
+    return head, rows
