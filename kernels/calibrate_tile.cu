@@ -20,56 +20,51 @@
 typedef COUNT count_t;
 typedef SPECTRUM spectrum_t;
 
-#define CG_QUAD 4
 // The dumps of a thread, unrolled: they stay in registers.
 #define CG_EACH(k) _Pragma("unroll") for (int k = 0; k < CG_QUAD; ++k)
 
-template <typename T> struct alignas(16) CgWide {
-  T v[16 / sizeof(T)];
-};
-template <typename T> struct alignas(8) CgHalf {
-  T v[8 / sizeof(T)];
+// The dumps of a thread in pieces of at most 16 bytes, each one load or store.
+template <typename T> struct CgPieces {
+  static const int length = 16 / sizeof(T) < CG_QUAD ? 16 / sizeof(T) : CG_QUAD;
+  static const int count = CG_QUAD / length;
+  static const unsigned int bytes = length * sizeof(T);
+  struct alignas(length * sizeof(T)) Piece {
+    T v[length];
+  };
 };
 
 template <typename T> CG_FN bool cg_aligned(const T *p, unsigned int bytes) {
   return (reinterpret_cast<cg_uint64>(p) & (bytes - 1)) == 0;
 }
 
-// 4 values of consecutive places: one 16-byte load for 4-byte types, two for 8-byte ones, one of 8 bytes for 2-byte ones.
 template <typename T> CG_FN void cg_load_quad(const T *from, T *to) {
-  if (sizeof(T) == 2) {
-    CgHalf<T> part = *reinterpret_cast<const CgHalf<T> *>(from);
-    CG_EACH(k) to[k] = part.v[k % (8 / sizeof(T))];
-  } else {
+  typedef CgPieces<T> pieces;
 #pragma unroll
-    for (int w = 0; w < int(sizeof(T) / 4); ++w) {
-      CgWide<T> part = reinterpret_cast<const CgWide<T> *>(from)[w];
+  for (int w = 0; w < pieces::count; ++w) {
+    typename pieces::Piece part = reinterpret_cast<const typename pieces::Piece *>(from)[w];
 #pragma unroll
-      for (int k = 0; k < int(16 / sizeof(T)); ++k) to[(w * 16 / int(sizeof(T)) + k) % CG_QUAD] = part.v[k];
-    }
+    for (int k = 0; k < pieces::length; ++k) to[w * pieces::length + k] = part.v[k];
   }
 }
 
 template <typename T> CG_FN void cg_store_quad(const T *from, T *to) {
-  if (sizeof(T) == 2) {
-    CgHalf<T> part;
-    CG_EACH(k) part.v[k % (8 / sizeof(T))] = from[k];
-    *reinterpret_cast<CgHalf<T> *>(to) = part;
-  } else {
+  typedef CgPieces<T> pieces;
 #pragma unroll
-    for (int w = 0; w < int(sizeof(T) / 4); ++w) {
-      CgWide<T> part;
+  for (int w = 0; w < pieces::count; ++w) {
+    typename pieces::Piece part;
 #pragma unroll
-      for (int k = 0; k < int(16 / sizeof(T)); ++k) part.v[k] = from[(w * 16 / int(sizeof(T)) + k) % CG_QUAD];
-      reinterpret_cast<CgWide<T> *>(to)[w] = part;
-    }
+    for (int k = 0; k < pieces::length; ++k) part.v[k] = from[w * pieces::length + k];
+    reinterpret_cast<typename pieces::Piece *>(to)[w] = part;
   }
 }
 
 // Note the dumps that hold a sample. They are noted by others before in nearly all cases: then nothing is written.
 CG_FN void cg_mark_present(unsigned char *present, int n, const cg_flags *mark) {
-  if (n == CG_QUAD && cg_aligned(present, 4) && *reinterpret_cast<const unsigned int *>(present) == 0x01010101u) {
-    return;
+  if (n == CG_QUAD && cg_aligned(present, CG_QUAD)) {
+    unsigned char seen[CG_QUAD], all = 1;
+    cg_load_quad(present, seen);
+    CG_EACH(k) all &= seen[k];
+    if (all) return;
   }
   CG_EACH(k) {
     if (k < n && !(mark[k] & CG_FILL_VALUE) && !present[k]) present[k] = 1;
@@ -101,7 +96,7 @@ extern "C" __global__ void calibrate_tile(
 
   count_t on[CG_QUAD];
   const count_t *from = counts + p * in_pixel + c * in_channel + d * in_dump;
-  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, sizeof(count_t) == 2 ? 8 : 16)) {
+  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, CgPieces<count_t>::bytes)) {
     cg_load_quad(from, on);
   } else {
     CG_EACH(k) on[k] = k < n ? from[k * in_dump] : count_t(0);
@@ -126,7 +121,8 @@ extern "C" __global__ void calibrate_tile(
   cg_mark_present(present + d, n, mark);
 
   const cg_int64 place = p * out_pixel + b * out_block + c * out_channel + in_block * out_dump;
-  if (width == CG_QUAD && out_dump == 1 && cg_aligned(spectra + place, 16) && cg_aligned(flags + place, 8)) {
+  if (width == CG_QUAD && out_dump == 1 && cg_aligned(spectra + place, CgPieces<spectrum_t>::bytes) &&
+      cg_aligned(flags + place, CgPieces<cg_flags>::bytes)) {
     cg_store_quad(value, spectra + place);
     cg_store_quad(mark, flags + place);
   } else {
