@@ -32,7 +32,7 @@ CG_FN Spectrum cg_calibrate_sample(Count on, int dump, double ref, double factor
   } else if (cg_invalid(on, rule)) {
     marks |= CG_INVALID_COUNT;
   }
-  Spectrum value = Spectrum(cg_antenna_temperature(double(on), ref, factor, quantum));
+  Spectrum value = CgNarrow<Spectrum>::value(cg_antenna_temperature(cg_double(on), ref, factor, quantum));
   if (marks == 0 && !cg_finite(value)) {
     marks = CG_NONFINITE;
   }

@@ -25,25 +25,28 @@ CG_FN CgRule cg_rule(cg_uint64 fill, int has_fill, double floor, double saturati
   return rule;
 }
 
-// How a type of counts is compared and summed: integers exactly, floats in float64. A float32 count is compared in float32,
-// as NumPy does with a Python number.
+// How a type of counts is compared and summed: integers exactly, floats in float64. A float32 count is compared with the
+// float32 next to a limit, as NumPy does with a Python number.
 template <typename T> struct CgCount {
   typedef cg_int64 sum_t;
   typedef double compare_t;
   CG_FN static bool missing(T count, const CgRule &rule) { return rule.has_fill && cg_uint64(cg_int64(count)) == rule.fill; }
   CG_FN static bool finite(T) { return true; }
+  CG_FN static cg_int64 widen(T count) { return count; }
 };
 template <> struct CgCount<float> {
   typedef double sum_t;
   typedef float compare_t;
   CG_FN static bool missing(float count, const CgRule &) { return count != count; }
   CG_FN static bool finite(float count) { return cg_finite(count); }
+  CG_FN static double widen(float count) { return cg_double(count); }
 };
 template <> struct CgCount<double> {
   typedef double sum_t;
   typedef double compare_t;
   CG_FN static bool missing(double count, const CgRule &) { return count != count; }
   CG_FN static bool finite(double count) { return cg_finite(count); }
+  CG_FN static double widen(double count) { return count; }
 };
 
 // No sample: the fill value or NaN, or a dump of the padding.
@@ -54,8 +57,8 @@ template <typename T> CG_FN bool cg_missing(T count, int dump, const CgRule &rul
 // Dead or saturated; false for NaN and Inf.
 template <typename T> CG_FN bool cg_invalid(T count, const CgRule &rule) {
   typedef typename CgCount<T>::compare_t compare_t;
-  compare_t value = compare_t(count);
-  return (value <= compare_t(rule.floor) || value >= compare_t(rule.saturation)) && CgCount<T>::finite(count);
+  double value = cg_double(count);
+  return (value <= rule.floor || value >= double(compare_t(rule.saturation))) && CgCount<T>::finite(count);
 }
 
 // May enter a mean: present, finite, not dead, not saturated.
@@ -88,28 +91,28 @@ CG_FN void cg_dump_sums(const T *counts, int n_total, int first_dump, const CgRu
   for (int d = 0; d < n_total; ++d) {
     T count = counts[d];
     if (cg_valid(count, d, rule)) {
-      sum += count;
+      sum += CgCount<T>::widen(count);
       ++n;
     }
   }
   *total = double(sum);
   *valid = n;
   T count = counts[first_dump];
-  *first = cg_valid(count, first_dump, rule) ? double(count) : cg_nan();
+  *first = cg_valid(count, first_dump, rule) ? cg_double(count) : cg_nan();
 }
 
 // Mean over the valid channels of one dump, in ascending order; NaN without any. `counts` points at the first channel,
 // `stride` elements lie between channels.
 template <typename T>
 CG_FN double cg_band_mean(const T *counts, cg_int64 n_channel, cg_int64 stride, int dump, const CgRule &rule) {
-  typename CgCount<T>::sum_t sum = 0;
+  double sum = 0.0;
   cg_int64 n = 0;
   for (cg_int64 c = 0; c < n_channel; ++c) {
     T count = counts[c * stride];
     if (cg_valid(count, dump, rule)) {
-      sum += count;
+      sum += cg_double(count);
       ++n;
     }
   }
-  return n ? double(sum) / double(n) : cg_nan();
+  return n ? sum / double(n) : cg_nan();
 }

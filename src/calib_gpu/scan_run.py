@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,18 +38,13 @@ from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
-from calib_gpu.tile_plan import SPARE_SLOTS, TilePlan
+from calib_gpu.tile_plan import MEMORY_PER_ARRAY, SPARE_SLOTS, TilePlan, tile_bytes
 from calib_gpu.workers import Workers
 
 log = logging.getLogger("calib_gpu")
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
-TILE_BYTES = 12 * 1024 * 1024
-"""Most bytes of a tile: more leaves the caches and is a third slower."""
-SCAN_ARRAYS = 8
-"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
-MEMORY_PER_ARRAY = 32
-"""Arrays larger than this part of the memory are mapped from files."""
+Result = TypeVar("Result")
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -82,12 +77,15 @@ class ScanRunner:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
         self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
-        self._array_limit = settings.memory // MEMORY_PER_ARRAY
-        self.arrays = PixelArrays(scratch, self._array_limit)
-        self._least_tile = settings.memory // 4 // workers.count
-        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, self._least_tile), self.arrays)
+        self.arrays = PixelArrays(scratch, settings.memory // MEMORY_PER_ARRAY)
+        load_bytes = min(LOAD_TILE_BYTES, settings.memory // 4 // workers.count)
+        self.reader = Reader(backend, workers, load_bytes, self.arrays)
+        self._host = NumpyBackend()
+        self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
         self._load_groups = {c.scan: c.group for c in index.candidates}
-        self.cache = LoadSetCache(lambda scan: read_load_set(scan, self._load_groups[scan], self.reader))
+        self.cache = LoadSetCache(
+            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, self._load_groups[scan], reader))
+        )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
         self._host_tiles = HostTiles(backend, workers)
@@ -141,7 +139,9 @@ class ScanRunner:
             choice = self._finder.find(scan_id, scan.source)
             sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
             previous = None if choice.previous is None else self.cache.get(choice.previous)
-            offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
+            offs, n_read, warnings = self._or_on_host(
+                report, lambda _, reader: read_offs(scan, mode, self.settings, reader)
+            )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             told = [w for s in choice.scans for w in self._load_groups[s].warnings]
@@ -155,13 +155,17 @@ class ScanRunner:
 
         ``last`` tells that no other scan is loaded meanwhile.
         """
-        settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
+        settings, report, scan = self.settings, loaded.report, loaded.scan
         with timed(report, "resolve"):
             rx = receiver(scan.source, settings)
-            resolved, n_read = resolve(scan, loaded.loads, rx, settings, backend, self.reader)
+            resolved, n_read = self._or_on_host(
+                report, lambda backend, reader: resolve(scan, loaded.loads, rx, settings, backend, reader)
+            )
             report.bytes_read += n_read
         with timed(report, "atmosphere"):
-            atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            atmosphere = self._or_on_host(
+                report, lambda backend, _: fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            )
         with timed(report, "prepare"):
             factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
             qa = metrics.load_metrics(resolved, rx, factors)
@@ -221,6 +225,24 @@ class ScanRunner:
         if self._device_tiles is not None:
             self._device_tiles.free()
 
+    def _or_on_host(self, report: ScanReport | None, work: Callable[[Backend, Reader], Result]) -> Result:
+        """Work before the tiles; where it does not fit the GPU and the host may be used, all of it again there."""
+        try:
+            return work(self.backend, self.reader)
+        except OutOfDeviceMemory as error:
+            if self.settings.backend != "auto":
+                raise
+            self._note(report, f"calculated on the host, for it does not fit the GPU ({error})")
+            return work(self._host, self._host_reader)
+
+    @staticmethod
+    def _note(report: ScanReport | None, text: str) -> None:
+        if report is None:
+            log.warning("loads: %s", text)
+            return
+        report.notes.append(f"{report.stage}: {text}")
+        log.warning("%s: %s", report.scan, report.notes[-1])
+
     def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
@@ -230,32 +252,29 @@ class ScanRunner:
         slots = self.settings.slots or self.workers.count + SPARE_SLOTS
         plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
         while plan is not None:
+            plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
-                self._device_tiles.allocate(plan.within(self.settings.device_memory or sys.maxsize))
+                self._device_tiles.allocate(plan.largest, plan.slots)
             except OutOfDeviceMemory as error:
+                self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
                 plan = plan.smaller()
-                report.notes.append(f"{error}; tiles are halved")
-                log.warning("%s: %s", report.scan, report.notes[-1])
             else:
-                return self._device_tiles, plan.within(self.settings.device_memory or sys.maxsize)
+                return self._device_tiles, plan
         if self.settings.backend != "auto":
             raise OutOfMemory(
                 "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
                 fix="give the process a larger GPU, or use --backend numpy",
             )  # fmt: skip
-        report.notes.append("no tile fits the GPU: this scan is calibrated on the host")
-        log.warning("%s: %s", report.scan, report.notes[-1])
-        return HostTiles(NumpyBackend(), self.workers), on_host
+        self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
+        return HostTiles(self._host, self.workers), on_host
 
     def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
-        c, _, r, a, _ = loaded.scan.source.shape
         mean, reference = loaded.offs.mean, loaded.offs.reference
         offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-        sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
-        scan_bytes = sum(size for size in sizes if size <= self._array_limit)
-        left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // parts
-        return min(max(left, self._least_tile), TILE_BYTES)
+        return tile_bytes(
+            self.settings.memory, loaded.scan.source.shape, offs, parts, 1 if last else 2, self.workers.count
+        )
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

@@ -34,7 +34,6 @@ from calib_gpu.backend.tile import TileLayout
 from calib_gpu.errors import DeviceLost
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import Floats
-from calib_gpu.tile_plan import TilePlan
 from calib_gpu.workers import SIGNAL_LATENCY_S, Workers
 
 T = TypeVar("T", bound=Block)
@@ -168,15 +167,15 @@ class DeviceTiles:
         self._order = threading.Lock()
         self._failed: BaseException | None = None
 
-    def allocate(self, plan: TilePlan) -> None:
-        """The slots of a plan, for its largest tile; what fits already is kept.
+    def allocate(self, largest: TileLayout, count: int) -> None:
+        """``count`` slots for tiles up to this one; what fits already is kept.
 
         Raises
         ------
         OutOfDeviceMemory
             They do not fit; there are none then.
         """
-        n_in, n_out, count = plan.largest.input.nbytes, plan.largest.output.nbytes, plan.slots
+        n_in, n_out = largest.input.nbytes, largest.output.nbytes
         fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
         if fits and len(self._slots) == count:
             return
@@ -208,9 +207,10 @@ class DeviceTiles:
 
     def free(self) -> None:
         """Give all slots back; no tile may be in flight."""
-        for slot in self._slots:
-            for block in slot.blocks:
-                self.device.release(block)
+        with contextlib.suppress(DeviceLost):  # then there is nothing to give back
+            for slot in self._slots:
+                for block in slot.blocks:
+                    self.device.release(block)
         self._slots.clear()
         self._free.clear()
 
@@ -252,8 +252,14 @@ class DeviceTiles:
             device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             device.record(slot.downloaded, self.download)
 
+    def synchronize(self, slot: Slot) -> None:
+        """Wait until the result of a slot is there."""
+        with self._noting_failure():
+            self.device.synchronize(slot.downloaded)
+
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:
+        """Slots of tiles that fail do not come back: threads that wait for one must hear of it."""
         try:
             yield
         except BaseException as error:
@@ -276,7 +282,7 @@ class _DeviceJob:
         self._state = "in flight"
 
     def finish(self) -> TileOutput:
-        self._tiles.device.synchronize(self._slot.downloaded)
+        self._tiles.synchronize(self._slot)
         self._state = "idle"
         layout, memory = self._layout, self._slot.pinned_out.read()
         spectra, flags = (layout.output.array(name, memory) for name in ("spectra", "flags"))
@@ -285,7 +291,7 @@ class _DeviceJob:
     def release(self) -> None:
         if self._state == "in flight":  # a failure elsewhere in the lane: the device may still be at work on the slot
             self._state = "lost"
-            self._tiles.device.synchronize(self._slot.downloaded)
+            self._tiles.synchronize(self._slot)
             self._state = "idle"
         if self._state == "idle":
             self._tiles.give(self._slot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -11,8 +13,38 @@ from calib_gpu.records import CountGroup, Tile
 from calib_gpu.store.shards import dump_block
 from calib_gpu.workers import CHANNEL_BYTES, Blocks
 
-SPARE_SLOTS = 3
+SPARE_SLOTS: Final = 3
 """Slots beyond one for each worker: one in each of the three streams."""
+TILE_BYTES: Final = 12 * 1024 * 1024
+"""Most bytes of a tile: more leaves the caches and is a third slower; copies of a megabyte fill the bus to a GPU."""
+SCAN_ARRAYS: Final = 8
+"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
+MEMORY_PER_ARRAY: Final = 32
+"""Arrays larger than this part of the memory are mapped from files."""
+
+
+def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: int, scans: int, workers: int) -> int:
+    """Bytes for the buffers of a tile: what the arrays of the scans in memory leave of it, in so many parts.
+
+    Parameters
+    ----------
+    memory
+        The setting of that name.
+    shape
+        (C, D, R, A, S) of a scan.
+    offs
+        Bytes of its arrays of OFF spectra.
+    parts
+        Tiles that are held at a time.
+    scans
+        Scans that are held at a time: 2 while the next one is loaded.
+    workers
+        Number of workers; each has a quarter of its share in any case.
+    """
+    c, _, r, a, _ = shape
+    held = sum(size for size in [8 * c * r * a] * SCAN_ARRAYS + list(offs) if size <= memory // MEMORY_PER_ARRAY)
+    left = max(0, memory - scans * held) // parts
+    return min(max(left, memory // 4 // max(workers, parts)), TILE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -59,11 +91,11 @@ class TilePlan:
 
     def smaller(self) -> TilePlan | None:
         """The plan that takes half as much: tiles of half the pixels down to one, then half the slots; None at the end."""
-        blocks, largest = self.blocks, self.largest
-        if largest.a > 1:
-            return replace(self, blocks=Blocks(1 if largest.r == 1 else largest.r, (largest.a + 1) // 2))
+        largest = self.largest
         if largest.r > 1:
-            return replace(self, blocks=Blocks((largest.r + 1) // 2, blocks.a))
+            return replace(self, blocks=Blocks((largest.r + 1) // 2, largest.a))
+        if largest.a > 1:
+            return replace(self, blocks=Blocks(1, (largest.a + 1) // 2))
         return replace(self, slots=self.slots // 2) if self.slots > 1 else None
 
     def within(self, device_bytes: int) -> TilePlan:

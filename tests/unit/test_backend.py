@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from backends import backend_names, make_backend
+from backends import NAMES, has_gpu, make_backend
 from calib_gpu import ConfigError
 from calib_gpu.backend import Backend, choose_backend, get_backend
 from calib_gpu.backend.base import BadChannelRule
@@ -18,7 +18,7 @@ from calib_gpu.physics.sky_sums import SkyData
 FILL = -(2**31)
 
 
-@pytest.fixture(params=backend_names())
+@pytest.fixture(params=NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return make_backend(request.param)
 
@@ -28,7 +28,7 @@ def test_unknown_backends_are_refused() -> None:
         get_backend("opencl")
 
 
-@pytest.mark.skipif("cupy" in backend_names(), reason="there is a GPU")
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 def test_without_a_gpu_cupy_is_refused_and_auto_says_why_it_took_numpy() -> None:
     with pytest.raises(ConfigError, match="numpy"):
         get_backend("cupy")

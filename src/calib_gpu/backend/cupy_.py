@@ -139,6 +139,11 @@ class CupyDevice:
         with _cuda_errors():
             runtime.memcpyAsync(target.address, source.address, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
 
+    def copy(self, target: Any, source: Any, nbytes: int, stream: Any) -> None:
+        """Device to device, asynchronous."""
+        with _cuda_errors():
+            runtime.memcpyAsync(target.address, source.address, nbytes, runtime.memcpyDeviceToDevice, stream.ptr)
+
     def clear(self, view: View, stream: Any) -> None:
         """Zero bytes."""
         with _cuda_errors():
@@ -243,6 +248,6 @@ def elementwise(kernel: Elementwise) -> Any:
 def reduction(kernel: Reduction) -> Any:
     """The CuPy kernel of a row."""
     return cupy.ReductionKernel(
-        kernel.inputs, kernel.outputs, kernel.value, kernel.reduce, kernel.result, kernel.identity, kernel.name,
+        kernel.inputs, kernel.outputs, kernel.map_expression, kernel.reduce, kernel.result, kernel.identity, kernel.name,
         reduce_type=kernel.reduce_type, preamble=kernels.preamble(), options=kernels.OPTIONS,
     )  # fmt: skip

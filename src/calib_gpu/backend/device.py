@@ -151,6 +151,10 @@ class Device(Protocol):
         """Copy the first bytes of a device block to a host block."""
         ...
 
+    def copy(self, target: Block, source: Block, nbytes: int, stream: Stream) -> None:
+        """Copy the first bytes of a device block to another one."""
+        ...
+
     def clear(self, view: View, stream: Stream) -> None:
         """Set a part of a device block to zero bytes."""
         ...

@@ -67,6 +67,11 @@ class Reduction(Kernel):
     reduce_type: str
     result: str = "out = a"
 
+    @property
+    def map_expression(self) -> str:
+        """``value`` for rows that there are. CuPy maps those beyond the end, too, whose results it drops."""
+        return f"_i < _out_ind.size() ? ({self.reduce_type})({self.value}) : ({self.reduce_type})({self.identity})"
+
 
 @dataclass(frozen=True)
 class Raw(Kernel):
@@ -247,7 +252,8 @@ def preamble() -> str:
 
 def tile_source(counts: str, spectrum: str) -> str:
     """The tile kernel for a type of counts and of spectra (NumPy names)."""
-    return f"#define COUNT {COUNT_TYPES[counts]}\n#define SPECTRUM {SPECTRUM_TYPES[spectrum]}\n{source('calibrate_tile.cu')}"
+    defines = {"COUNT": COUNT_TYPES[counts], "SPECTRUM": SPECTRUM_TYPES[spectrum], "CG_QUAD": QUAD}
+    return "".join(f"#define {name} {value}\n" for name, value in defines.items()) + source("calibrate_tile.cu")
 
 
 def sources_digest() -> str:

@@ -1,1 +1,1 @@
-"""Doubles and test data for the tests of this package and of programs that use it; nothing of the engine imports them."""
+"""For tests: doubles, hostile stores, and tools that prove the kernels without a GPU; of the engine only selftest uses it."""
