@@ -206,8 +206,12 @@ def published_scans(l1: Path) -> list[ScanId]:
     except Unreadable as error:
         raise StoreUnusable(str(error)) from None
     if attrs.get("format") != FORMAT:
-        raise StoreUnusable("not an L1 store", array=str(l1), rule=f"attribute format = {FORMAT}")
+        raise _not_l1(l1)
     return _scans_below(l1)
+
+
+def _not_l1(path: Path) -> StoreUnusable:
+    return StoreUnusable("not an L1 store", array=str(path), rule=f"attribute format = {FORMAT}")
 
 
 def _scans_below(l1: Path) -> list[ScanId]:
@@ -239,8 +243,15 @@ def _head(document: Path) -> bytes:
 def check_store(l1: Path) -> tuple[int, list[str]]:
     """Number of scans in an L1 store, and the files that are not what was written (paths inside the store).
 
-    The top document may be one of them; :func:`looks_like_l1` tells whether it is such a store.
+    The top document may be one of them.
+
+    Raises
+    ------
+    StoreUnusable
+        Neither the top document nor any scan is that of an L1 store.
     """
+    if not looks_like_l1(l1):
+        raise _not_l1(l1)
     scans = _scans_below(l1)
     groups = [l1, *sorted({(l1 / scan.path).parent for scan in scans if scan.band})]
     bad = [(g / "zarr.json").relative_to(l1).as_posix() for g in groups if not _document_intact(g)]
