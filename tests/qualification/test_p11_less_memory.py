@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from device_night import DeviceNight, lone_night, run, violations
 
 from calib_gpu.errors import Exit
 from calib_gpu.testing.sim import Faults
+from device_night import DeviceNight, lone_night, run, violations
 
 Figure = Callable[[str, str, Any, Any], None]
 
