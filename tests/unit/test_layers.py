@@ -15,7 +15,7 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 LAYERS = ["errors", "_version",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
           "workers", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view", "export",
-          "inspection", "explain", "doctor", "demo", "bench", "cli"]  # fmt: skip
+          "inspection", "explain", "doctor", "demo", "bench", "cli", "testing"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 

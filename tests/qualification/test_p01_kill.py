@@ -1,0 +1,111 @@
+"""P1: kill -9 at any point, then the same command again: the same bytes as without."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calib_gpu.store import system
+from calib_gpu.testing.faulty_disk import FaultyDisk, crash
+from invariant import FULL, Figure, Night, count, make_night
+
+PARTS = 4
+"""The points are dealt out to so many tests, which may run side by side."""
+
+
+def points(night: Night, out: Path) -> list[tuple[str, int]]:
+    """Before the first, after each, and inside each write of the operations of a run; in the full run before each too."""
+    with FaultyDisk(out) as disk:
+        night.run(out / "l1.zarr")
+    shutil.rmtree(out)
+    found = [("before", k) for k in range(len(disk.names) if FULL else 1)]
+    found += [("after", k) for k in range(len(disk.names))]
+    return found + [("inside", k) for k, name in enumerate(disk.names) if name == "write"]
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_crash_at_every_operation(night: Night, fast: Path, figure: Figure, part: int) -> None:
+    mine = points(night, fast / "out")[part::PARTS]
+    same = 0
+    for when, k in mine:
+        out = fast / "out"
+        with FaultyDisk(out, crash(when), at=k) as disk:
+            night.run(out / "l1.zarr")
+        assert disk.dead, f"{when} operation {k} of {len(disk.names)}"
+        night.visible(out / "l1.zarr")
+        night.run(out / "l1.zarr")
+        night.check_whole(out / "l1.zarr")
+        assert not any((out / "l1.zarr.run/staging").iterdir())
+        shutil.rmtree(out)
+        same += 1
+    figure("P1", f"points of a crash, of {len(mine)}, after which a rerun gave the same bytes", same, len(mine))
+    assert same == len(mine) > 100
+
+
+def test_the_crash_is_a_crash(night: Night, fast: Path) -> None:
+    """Guard: half of the points leave something in staging, some leave one scan, and the lock is free afterwards."""
+    n = len(points(night, fast / "probe"))
+    left, visible = 0, set()
+    for k in range(0, n // 2, 20):
+        out = fast / f"{k}"
+        with FaultyDisk(out, crash("after"), at=k):
+            night.run(out / "l1.zarr")
+        left += any((out / "l1.zarr.run").glob("staging/*/*"))
+        visible.add(len(night.visible(out / "l1.zarr")))
+    assert left > 5
+    assert visible >= {0, 1}
+
+
+def calibrate_in_child(l0: Path, l1: Path, begun: Any) -> None:
+    """What the process does that is killed."""
+    begun.set()
+    Night(l0, {}, set()).run(l1, workers=2)
+
+
+@pytest.fixture(scope="module")
+def longer(fast_folder: Path) -> Night:
+    """A night of six scans, one of which fails."""
+    return make_night(fast_folder / "longer", 5)
+
+
+def test_real_kills(longer: Night, fast: Path, figure: Figure) -> None:
+    """SIGKILL at random times, up to five in a row before a run may finish."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["calib_gpu.pipeline", "calib_gpu.scan_run", "invariant"])
+    rng, killed, early, wanted, rounds = random.Random(1), 0, 0, count(40, 300), 0
+    warm = fast / "warm.zarr"
+    begin = time.perf_counter()
+    longer.run(warm)
+    duration = time.perf_counter() - begin
+    while killed < wanted:
+        l1 = fast / f"{rounds}.zarr"
+        rounds += 1
+        for _ in range(rng.randint(1, 5)):
+            begun = context.Event()
+            child = context.Process(target=calibrate_in_child, args=(longer.l0, l1, begun))
+            child.start()
+            assert begun.wait(30)
+            time.sleep(rng.uniform(0.0, 1.5 * duration))
+            child.kill()
+            child.join(30)
+            killed += child.exitcode == -9
+            early += child.exitcode == -9 and len(longer.visible(l1)) < len(longer.good)
+            child.close()
+        longer.run(l1)
+        longer.check_whole(l1)
+        shutil.rmtree(l1)
+    figure("P1", f"differing bytes after {killed} real kills, {early} of them before the last scan was there", 0, 0)
+    assert early > wanted // 3
+
+
+def test_the_seam_is_whole_again_after_a_crash(night: Night, fast: Path) -> None:
+    before = {name: getattr(system, name) for name in system.CALLS}
+    with FaultyDisk(fast, crash("before"), at=3):
+        night.run(fast / "l1.zarr")
+    assert {name: getattr(system, name) for name in system.CALLS} == before
