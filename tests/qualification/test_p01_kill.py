@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from calib_gpu.store import system
 from calib_gpu.testing.faulty_disk import FaultyDisk, crash
 from invariant import FULL, Figure, Night, count, make_night
+from processes import context, run_in_child
 
 PARTS = 4
 """The points are dealt out to so many tests, which may run side by side."""
@@ -62,12 +61,6 @@ def test_the_crash_is_a_crash(night: Night, fast: Path) -> None:
     assert visible >= {0, 1}
 
 
-def calibrate_in_child(l0: Path, l1: Path, begun: Any) -> None:
-    """What the process does that is killed."""
-    begun.set()
-    Night(l0, {}, set()).run(l1, workers=2)
-
-
 @pytest.fixture(scope="module")
 def longer(fast_folder: Path) -> Night:
     """A night of six scans, one of which fails."""
@@ -76,8 +69,7 @@ def longer(fast_folder: Path) -> Night:
 
 def test_real_kills(longer: Night, fast: Path, figure: Figure) -> None:
     """SIGKILL at random times, up to five in a row before a run may finish."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["calib_gpu.pipeline", "calib_gpu.scan_run", "invariant"])
+    here = context()
     rng, killed, early, wanted, rounds = random.Random(1), 0, 0, count(40, 300), 0
     warm = fast / "warm.zarr"
     begin = time.perf_counter()
@@ -87,8 +79,8 @@ def test_real_kills(longer: Night, fast: Path, figure: Figure) -> None:
         l1 = fast / f"{rounds}.zarr"
         rounds += 1
         for _ in range(rng.randint(1, 5)):
-            begun = context.Event()
-            child = context.Process(target=calibrate_in_child, args=(longer.l0, l1, begun))
+            begun = here.Event()
+            child = here.Process(target=run_in_child, args=(longer.l0, l1, begun), kwargs={"workers": 2})
             child.start()
             assert begun.wait(30)
             time.sleep(rng.uniform(0.0, 1.5 * duration))
