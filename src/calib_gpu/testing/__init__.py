@@ -1,1 +1,1 @@
-"""Doubles that make the world fail, for the tests of this package and of programs that use it."""
+"""Tools that prove the kernels on machines without a GPU; nothing of the engine imports them."""
