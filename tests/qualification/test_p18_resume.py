@@ -47,8 +47,10 @@ def test_a_rerun_changes_nothing(finished: tuple[Night, Path], figure: Figure) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"eta_f": 0.9}, {"pwv": 0.7}, {"dtype": "float32"}, {"reference": "interp"}, {"fit_weights": "radiometer"}], ids=str
-)  # fmt: skip
+    "change",
+    [{"eta_f": 0.9}, {"pwv": 0.7}, {"dtype": "float32"}, {"reference": "interp"}, {"fit_weights": "radiometer"}],
+    ids=str,
+)
 def test_other_settings_are_refused(finished: tuple[Night, Path], change: dict[str, object]) -> None:
     night, l1 = finished
     with pytest.raises(ConfigError, match=next(iter(change))):
@@ -107,7 +109,7 @@ def test_the_key_holds_all_that_changes_numbers(finished: tuple[Night, Path]) ->
     attrs = group_attrs(l1 / "scan_025651")
     assert attrs["engine_version"]
     assert len(attrs["settings_digest"]) >= 40
-    assert set(attrs["inputs"]["sha256"]) == {"scan_025651/source", "scan_025651/calibration"}
+    assert {"scan_025651/source", "scan_025651/calibration"} <= set(attrs["inputs"]["sha256"])
     text = b"".join(tree(l1 / "scan_025651").values())
     assert str(night.l0.parent).encode() not in text
 
