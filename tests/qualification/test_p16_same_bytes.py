@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends import make_backend
 from calib_gpu import Settings
 from calib_gpu.pipeline import Progress, calibrate
 from calib_gpu.store.l0_write import L0Writer
 from invariant import FULL, Figure, scan_of, tree
 from small_scan import small_scan
 
-BACKENDS = ("numpy",)
-"""Names for ``Settings.backend``; each must give the bytes of the first."""
+BACKENDS = ("numpy", "sim", pytest.param("cupy", marks=pytest.mark.gpu))
+"""Names of :mod:`backends`; each must give the bytes of NumPy; a GPU is taken where there is one."""
 
 TILES = (1, 100_000, 170_000, 12 << 20)
 MEMORIES = (16 << 20, 144 << 20)
@@ -54,31 +55,35 @@ def digest(l1: Path) -> str:
     return hashlib.sha256(repr(sorted(tree(l1).items())).encode()).hexdigest()
 
 
-def test_every_way_gives_the_same_bytes(l0: Path, fast: Path, figure: Figure, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def reference(l0: Path, fast_folder: Path) -> str:
+    """Digest of what NumPy and one worker give."""
+    calibrate(l0, fast_folder / "reference-l1.zarr", Settings(workers=1), backend=make_backend("numpy"))
+    return digest(fast_folder / "reference-l1.zarr")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_way_gives_the_same_bytes(
+    l0: Path, reference: str, fast: Path, figure: Figure, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    backend = make_backend(name)
     monkeypatch.setattr("calib_gpu.workers.WORTH_SHARING", 0)  # small scans, too, are shared between threads
     monkeypatch.setattr("calib_gpu.pipeline.WORTH_SHARING", 0)
-    digests: set[str] = set()
-    tiles: set[int] = set()
-    n = 0
-    for backend in BACKENDS:
-        for tile in TILES:
-            monkeypatch.setattr("calib_gpu.scan_run.TILE_BYTES", tile)
-            monkeypatch.setattr("calib_gpu.scan_run.LOAD_TILE_BYTES", tile)
-            for memory in MEMORIES:
-                for workers in WORKERS if FULL or memory == MEMORIES[0] else WORKERS[-1:]:
-                    counted, n = CountTiles(), n + 1
-                    settings = Settings(backend=backend, memory=memory, workers=workers)
-                    report = calibrate(l0, fast / "l1.zarr", settings, progress=counted)
-                    assert report.count("ok") == 2
-                    digests.add(digest(fast / "l1.zarr"))
-                    tiles.add(counted.n)
-                    shutil.rmtree(fast / "l1.zarr")
-    figure(
-        "P16",
-        f"different L1 of {n} ways to run ({len(tiles)} cuts into {min(tiles)} to {max(tiles)} tiles)",
-        len(digests),
-        1,
-    )
+    digests, tiles, n = {reference}, set[int](), 0
+    for tile in TILES:
+        monkeypatch.setattr("calib_gpu.tile_plan.TILE_BYTES", tile)
+        monkeypatch.setattr("calib_gpu.scan_run.LOAD_TILE_BYTES", tile)
+        for memory in MEMORIES:
+            for workers in WORKERS if FULL or memory == MEMORIES[0] else WORKERS[-1:]:
+                counted, n = CountTiles(), n + 1
+                settings = Settings(memory=memory, workers=workers)
+                report = calibrate(l0, fast / "l1.zarr", settings, progress=counted, backend=backend)
+                assert report.count("ok") == 2, report.failures
+                digests.add(digest(fast / "l1.zarr"))
+                tiles.add(counted.n)
+                shutil.rmtree(fast / "l1.zarr")
+    cuts = f"{len(tiles)} cuts into {min(tiles)} to {max(tiles)} tiles"
+    figure("P16", f"different L1 of {n} ways to run on {name} and one worker on NumPy ({cuts})", len(digests), 1)
     assert len(tiles) >= 3
     assert len(digests) == 1
 
