@@ -96,6 +96,10 @@ class Night:
             f"neither there nor named: {self.good - visible - failed}"
         )
 
+    def check_whole_scans(self, l1: Path) -> None:
+        """All scans that can be there are there, and right."""
+        assert self.visible(l1) == self.good
+
     def check_whole(self, l1: Path) -> None:
         """All that can be there is there, the store's own documents too."""
         self.check(l1)
