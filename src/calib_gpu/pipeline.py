@@ -281,7 +281,7 @@ class _Run:
         digest = self.runner.settings.digest()
         others = [
             str(scan) for scan in published_scans(self.publisher.path)
-            if scan not in ids and (self.publisher.done(scan) or {}).get("settings_digest") != digest
+            if scan not in ids and self.publisher.settings_digest(scan) != digest
         ]  # fmt: skip
         if others:
             log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))

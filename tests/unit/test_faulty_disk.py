@@ -275,3 +275,19 @@ def test_a_document_that_is_no_scan_in_its_place(night: Night, tmp_path: Path) -
     assert sealed({"attributes": {}})[1]
     night.run(tmp_path / "l1.zarr", overwrite=True)
     night.check_whole(tmp_path / "l1.zarr")
+
+
+@pytest.mark.parametrize("damage", ["unreadable", "no JSON"])
+def test_a_published_scan_whose_document_cannot_be_read(night: Night, tmp_path: Path, damage: str) -> None:
+    """It is not taken for one that was made differently, and --overwrite replaces it."""
+    l1 = tmp_path / "l1.zarr"
+    night.run(l1)
+    document = l1 / "scan_025652/zarr.json"
+    if damage == "no JSON":
+        document.write_bytes(document.read_bytes()[:50])
+    with FaultyDisk(document, fail(errno.EIO), calls=["open"] if damage == "unreadable" else [], lasting=True):
+        with pytest.raises(OutputError, match=r"how it was made cannot be told.*--overwrite --scans 25652") as caught:
+            night.run(l1)
+        assert str(document) in str(caught.value)
+    night.run(l1, overwrite=True)
+    night.check_whole(l1)

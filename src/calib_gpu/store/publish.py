@@ -109,13 +109,28 @@ class Publisher:
                 system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
-        """Attributes of a published scan, None if there is none."""
-        if not disk.is_file(self.path / scan.path / "zarr.json"):
+        """Attributes of a published scan, None if there is none.
+
+        Raises
+        ------
+        OutputError
+            Its document cannot be read, so that nobody can tell how it was made.
+        """
+        path = self.path / scan.path / "zarr.json"
+        if not disk.is_file(path):
             return None
         try:
-            return group_attrs(self.path / scan.path)
-        except Unreadable:
-            return {}
+            return group_attrs(path.parent)
+        except Unreadable as error:
+            fix = f"look with calib-gpu check; --overwrite --scans {scan.number} replaces it"
+            raise OutputError(f"how it was made cannot be told: {error.what}", array=str(path), fix=fix) from None
+
+    def settings_digest(self, scan: ScanId) -> str | None:
+        """That of the settings which a published scan was made with; None if that cannot be told."""
+        try:
+            return (self.done(scan) or {}).get("settings_digest")
+        except OutputError:
+            return None
 
     def stage(self, scan: ScanId) -> Path:
         """A fresh staging folder for a scan."""
