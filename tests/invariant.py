@@ -107,6 +107,15 @@ class Night:
         assert found == self.reference, f"differs: {differing(found, self.reference)}"
 
 
+def fault(check: Callable[[Path], Any], l1: Path) -> list[str]:
+    """What a check finds wrong, so that a test can go on and count; nothing if all is right."""
+    try:
+        check(l1)
+    except AssertionError as error:
+        return [str(error).partition("\n")[0]]
+    return []
+
+
 def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
     """Names of the files that are not the same in both."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))[:5]

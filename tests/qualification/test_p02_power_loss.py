@@ -16,7 +16,7 @@ from calib_gpu.store import system
 from calib_gpu.store.publish import check_store
 from calib_gpu.testing.faulty_disk import CHANGES, Call, FaultyDisk
 from calib_gpu.testing.power_loss import RECORD, PowerLoss, write_image
-from invariant import Figure, Night, count
+from invariant import Figure, Night, count, fault
 from small_scan import two_bands
 
 WAYS = ("syncfs", "fsync")
@@ -63,21 +63,28 @@ def restored(loss: PowerLoss, call: int, rng: random.Random, folder: Path) -> Pa
 @pytest.mark.parametrize("way", WAYS)
 def test_a_power_loss_at_any_moment(night: Night, fast: Path, figure: Figure, way: str) -> None:
     loss, done = recorded(night.l0, fast / "out", way)
-    rng, whole, absent, lost, again = random.Random(2), 0, 0, 0, 0
+    rng, whole, absent, lost, again, wrong = random.Random(2), 0, 0, 0, 0, list[str]()
     images = count(100, 1000)
     for _ in range(images):
         call = rng.randrange(loss.n_calls + 1)
         l1 = restored(loss, call, rng, fast / "out")
-        there = night.visible(l1)  # fails if one of them is not what it should be
+        wrong += fault(night.visible, l1)
+        there = {path.name for path in l1.glob("scan_*")}
         whole, absent = whole + len(there), absent + len(night.good - there)
         lost += len({scan for scan, at in done.at.items() if at <= call} - there)
         if rng.random() < 0.2:
             night.run(l1)
-            night.check_whole(l1)
+            wrong += fault(night.check_whole, l1)
             again += 1
-    figure("P2", f"scans that differ in {images} images, {way} ({whole} whole, {absent} absent)", 0, 0)
+    figure("P2", f"images of {images} with a scan that differs, {way} ({whole} whole, {absent} absent)", len(wrong), 0)
     figure("P2", f"scans called done that are not there in {images} images, {way}", lost, 0)
-    figure("P2", f"reruns over {again} of them that gave the same bytes, {way}", again, again)
+    figure(
+        "P2",
+        f"images of these over which a rerun was made, its differences counted above, {way}",
+        again,
+        ">= 10",
+    )
+    assert wrong == []
     assert lost == 0
     assert min(whole, absent, again) > images // 10
 
@@ -85,14 +92,13 @@ def test_a_power_loss_at_any_moment(night: Night, fast: Path, figure: Figure, wa
 def test_a_power_loss_while_scans_are_replaced(night: Night, fast: Path, figure: Figure) -> None:
     """With --overwrite the old scan or the new one is there, never none and never a part."""
     loss, done = recorded(night.l0, fast / "out", "syncfs", overwrite=True)
-    rng, images, seen = random.Random(3), count(60, 500), 0
+    rng, images, wrong = random.Random(3), count(60, 500), list[object]()
     for _ in range(images):
         l1 = restored(loss, rng.randrange(done.ends[0], done.ends[1] + 1), rng, fast / "out")
-        n, bad = check_store(l1)
-        assert (n, bad) == (len(night.good), [])
-        seen += n
-    figure("P2", f"scans missing or damaged in {images} images of a run with --overwrite", 0, 0)
-    assert seen == images * len(night.good)
+        found = check_store(l1)
+        wrong += [found] if found != (len(night.good), []) else []
+    figure("P2", f"images of {images} of a run with --overwrite in which a scan is missing or damaged", len(wrong), 0)
+    assert wrong == []
 
 
 def test_without_the_sync_scans_are_torn(night: Night, fast: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from calib_gpu.errors import Exit, OutputError
 from calib_gpu.pipeline import RunReport
 from calib_gpu.testing.faulty_disk import FaultyDisk, fail
-from invariant import Figure, Night, count, make_night
+from invariant import Figure, Night, count, fault, make_night
 from mounts import remount, tmpfs
 
 NEEDS_SPACE = ("create", "write", "mkdir", "rename", "fsync", "syncfs", "scratch", "allocate")
@@ -55,7 +55,7 @@ def test_every_operation_meets_a_full_disk(night: Night, fast: Path, figure: Fig
     out = fast / "out"
     names = operations(night, out)
     points = range(len(names))[part :: count(PARTS if lasting else 4 * PARTS, PARTS)]
-    same = hit = 0
+    wrong, hit = list[str](), 0
     for k in points:
         disk = FaultyDisk(out, fail(errno.ENOSPC), at=k, lasting=lasting, calls=NEEDS_SPACE)
         report = run_on_a_full_disk(night, out / "l1.zarr", disk)
@@ -64,15 +64,16 @@ def test_every_operation_meets_a_full_disk(night: Night, fast: Path, figure: Fig
             check_failures(report, out / "l1.zarr", written=met.name == "write" and "/scan_" in str(met.path))
             hit += any(f.error == "OutputError" for f in report.failures)
             assert not any((out / "l1.zarr.run/staging").iterdir())
-        night.visible(out / "l1.zarr")
-        if report is not None and not report.unrecorded:
-            night.check_or_failed(out / "l1.zarr")
+        recorded = report is not None and not report.unrecorded
+        found = fault(night.check_or_failed if recorded else night.visible, out / "l1.zarr")
         night.run(out / "l1.zarr")
-        night.check_whole(out / "l1.zarr")
+        found += fault(night.check_whole, out / "l1.zarr")
+        wrong += [f"operation {k}: {text}" for text in found[:1]]
         shutil.rmtree(out)
-        same += 1
+    same = len(points) - len(wrong)
     kind = "full until freed" if lasting else "full once"
     figure("P3", f"operations, of {len(points)}, {kind}, after which a rerun gave the same bytes", same, len(points))
+    assert wrong == []
     assert hit > len(points) // 2
 
 
@@ -87,9 +88,8 @@ def test_a_real_file_system_of_2_mib(fast: Path, figure: Figure) -> None:
         assert all(re.search(r"\d+ more bytes are needed", f.message) for f in full), [f.message for f in full]
         assert not any((disk / "l1.zarr.run/staging").iterdir())
         there = night.visible(l1)
-        figure(
-            "P3", "scans in a 2 MiB file system that are there and right; scans that met its end", len(there), ">= 1"
-        )
+        text = f"scans of {len(night.good)} in a 2 MiB file system that are there and right; {len(full)} met its end"
+        figure("P3", text, len(there), ">= 1")
         assert there
         assert len(there) + len(full) == len(night.good)
         assert report.exit_code in (Exit.SOME, Exit.CANNOT_WRITE)
