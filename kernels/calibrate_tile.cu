@@ -20,43 +20,54 @@
 typedef COUNT count_t;
 typedef SPECTRUM spectrum_t;
 
-#define CG_QUAD 4
+// The dumps of a thread, unrolled: they stay in registers.
+#define CG_EACH(k) _Pragma("unroll") for (int k = 0; k < CG_QUAD; ++k)
 
-template <typename T> struct alignas(16) CgWide {
-  T v[16 / sizeof(T)];
-};
-template <typename T> struct alignas(8) CgHalf {
-  T v[8 / sizeof(T)];
+// The dumps of a thread in pieces of at most 16 bytes, each one load or store.
+template <typename T> struct CgPieces {
+  static const int length = 16 / sizeof(T) < CG_QUAD ? 16 / sizeof(T) : CG_QUAD;
+  static const int count = CG_QUAD / length;
+  static const unsigned int bytes = length * sizeof(T);
+  struct alignas(length * sizeof(T)) Piece {
+    T v[length];
+  };
 };
 
 template <typename T> CG_FN bool cg_aligned(const T *p, unsigned int bytes) {
   return (reinterpret_cast<cg_uint64>(p) & (bytes - 1)) == 0;
 }
 
-// 4 values of consecutive places: one 16-byte load for 4-byte types, two for 8-byte ones, one of 8 bytes for 2-byte ones.
 template <typename T> CG_FN void cg_load_quad(const T *from, T *to) {
-  if (sizeof(T) == 2) {
-    CgHalf<T> part = *reinterpret_cast<const CgHalf<T> *>(from);
-    for (int k = 0; k < CG_QUAD; ++k) to[k] = part.v[k % (8 / sizeof(T))];
-  } else {
-    for (int w = 0; w < int(sizeof(T) / 4); ++w) {
-      CgWide<T> part = reinterpret_cast<const CgWide<T> *>(from)[w];
-      for (int k = 0; k < int(16 / sizeof(T)); ++k) to[(w * 16 / int(sizeof(T)) + k) % CG_QUAD] = part.v[k];
-    }
+  typedef CgPieces<T> pieces;
+#pragma unroll
+  for (int w = 0; w < pieces::count; ++w) {
+    typename pieces::Piece part = reinterpret_cast<const typename pieces::Piece *>(from)[w];
+#pragma unroll
+    for (int k = 0; k < pieces::length; ++k) to[w * pieces::length + k] = part.v[k];
   }
 }
 
 template <typename T> CG_FN void cg_store_quad(const T *from, T *to) {
-  if (sizeof(T) == 2) {
-    CgHalf<T> part;
-    for (int k = 0; k < CG_QUAD; ++k) part.v[k % (8 / sizeof(T))] = from[k];
-    *reinterpret_cast<CgHalf<T> *>(to) = part;
-  } else {
-    for (int w = 0; w < int(sizeof(T) / 4); ++w) {
-      CgWide<T> part;
-      for (int k = 0; k < int(16 / sizeof(T)); ++k) part.v[k] = from[(w * 16 / int(sizeof(T)) + k) % CG_QUAD];
-      reinterpret_cast<CgWide<T> *>(to)[w] = part;
-    }
+  typedef CgPieces<T> pieces;
+#pragma unroll
+  for (int w = 0; w < pieces::count; ++w) {
+    typename pieces::Piece part;
+#pragma unroll
+    for (int k = 0; k < pieces::length; ++k) part.v[k] = from[w * pieces::length + k];
+    reinterpret_cast<typename pieces::Piece *>(to)[w] = part;
+  }
+}
+
+// Note the dumps that hold a sample. They are noted by others before in nearly all cases: then nothing is written.
+CG_FN void cg_mark_present(unsigned char *present, int n, const cg_flags *mark) {
+  if (n == CG_QUAD && cg_aligned(present, CG_QUAD)) {
+    unsigned char seen[CG_QUAD], all = 1;
+    cg_load_quad(present, seen);
+    CG_EACH(k) all &= seen[k];
+    if (all) return;
+  }
+  CG_EACH(k) {
+    if (k < n && !(mark[k] & CG_FILL_VALUE) && !present[k]) present[k] = 1;
   }
 }
 
@@ -68,13 +79,13 @@ extern "C" __global__ void calibrate_tile(
     cg_int64 out_channel, cg_int64 out_dump, cg_uint64 fill, int has_fill, double floor_, double saturation, int n_valid) {
   const CgRule rule = cg_rule(fill, has_fill, floor_, saturation, n_valid);
   const unsigned int quads = (block + CG_QUAD - 1) / CG_QUAD;
-  const unsigned int row = quads * n_block;
-  const cg_int64 at = cg_int64(blockIdx.x) * blockDim.x + threadIdx.x;
-  const cg_int64 c = at / row;
+  const unsigned int at = blockIdx.x * blockDim.x + threadIdx.x;  // below 2^31: see TileLayout.size
+  const unsigned int channel_quads = quads * n_block;
+  const unsigned int c = at / channel_quads;
   if (c >= n_channel) {
     return;
   }
-  const unsigned int rest = (unsigned int)(at - c * row);
+  const unsigned int rest = at - c * channel_quads;
   const int b = rest / quads;
   const int in_block = (rest - b * quads) * CG_QUAD;
   const int d = b * block + in_block;  // first dump of the quad
@@ -85,10 +96,10 @@ extern "C" __global__ void calibrate_tile(
 
   count_t on[CG_QUAD];
   const count_t *from = counts + p * in_pixel + c * in_channel + d * in_dump;
-  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, sizeof(count_t) == 2 ? 8 : 16)) {
+  if (n == CG_QUAD && in_dump == 1 && cg_aligned(from, CgPieces<count_t>::bytes)) {
     cg_load_quad(from, on);
   } else {
-    for (int k = 0; k < CG_QUAD; ++k) on[k] = k < n ? from[k * in_dump] : count_t(0);
+    CG_EACH(k) on[k] = k < n ? from[k * in_dump] : count_t(0);
   }
 
   const cg_int64 channel = p * n_channel + c;
@@ -97,36 +108,40 @@ extern "C" __global__ void calibrate_tile(
   spectrum_t value[CG_QUAD];
   cg_flags mark[CG_QUAD];
   unsigned int any = 0;
-  for (int k = 0; k < CG_QUAD; ++k) {
+  CG_EACH(k) {
     if (k < n) {
       value[k] = cg_calibrate_sample<count_t, spectrum_t>(on[k], d + k, own_ref, own_factor, own_quantum, own_base, rule, &mark[k]);
       any |= mark[k];
-      if (!(mark[k] & CG_FILL_VALUE) && !present[d + k]) present[d + k] = 1;
     } else {
       value[k] = CgNan<spectrum_t>::value();
       mark[k] = 0;
     }
   }
 
+  cg_mark_present(present + d, n, mark);
+
   const cg_int64 place = p * out_pixel + b * out_block + c * out_channel + in_block * out_dump;
-  if (width == CG_QUAD && out_dump == 1 && cg_aligned(spectra + place, 16) && cg_aligned(flags + place, 8)) {
+  if (width == CG_QUAD && out_dump == 1 && cg_aligned(spectra + place, CgPieces<spectrum_t>::bytes) &&
+      cg_aligned(flags + place, CgPieces<cg_flags>::bytes)) {
     cg_store_quad(value, spectra + place);
     cg_store_quad(mark, flags + place);
   } else {
-    for (int k = 0; k < width; ++k) {
-      spectra[place + k * out_dump] = value[k];
-      flags[place + k * out_dump] = mark[k];
+    CG_EACH(k) {
+      if (k < width) {
+        spectra[place + k * out_dump] = value[k];
+        flags[place + k * out_dump] = mark[k];
+      }
     }
   }
 
   if (any) {  // integer sums: their order does not matter
     unsigned int marked = 0;
-    for (int k = 0; k < CG_QUAD; ++k) marked += mark[k] != 0;
+    CG_EACH(k) marked += mark[k] != 0;
     atomicAdd(totals + p * 17 + 16, cg_uint64(marked));
     for (int bit = 0; bit < 16; ++bit) {
       if (any >> bit & 1) {
         unsigned int set = 0;
-        for (int k = 0; k < CG_QUAD; ++k) set += mark[k] >> bit & 1;
+        CG_EACH(k) set += mark[k] >> bit & 1;
         atomicAdd(totals + p * 17 + bit, cg_uint64(set));
       }
     }

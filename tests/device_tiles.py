@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -78,27 +80,32 @@ def tiles_on(device: SimDevice, slots: int, module: ModuleType = stream) -> Iter
         workers.close()
 
 
-def run_lane(tiles: Any, lane: list[Case], wrong: list[str]) -> None:
-    """One lane as the engine runs it: some tiles in flight, finished in order."""
-    flight: list[tuple[Case, Any]] = []
+class LaneFails(Exception):
+    """What a lane is told to fail with."""
+
+
+def run_lane(tiles: Any, lane: list[Case], wrong: list[str], fail_after: int | None = None) -> None:
+    """One lane as the engine runs it: some tiles in flight, finished in order; it may fail after so many were begun."""
+    flight: deque[tuple[Case, Any]] = deque()
 
     def finish() -> None:
-        c, job = flight.pop(0)
+        c, job = flight[0]
         out = job.finish()
         if out.spectra.tobytes() != c.spectra or out.flags.tobytes() != c.flags or not same(out.result, c.result):
             wrong.append(f"a tile of {c.layout} differs")
-        job.release()
+        flight.popleft()[1].release()
 
     try:
-        for c in lane:
-            job = None
-            while job is None:
-                job = tiles.job(c.layout, wait=not flight)
-                if job is None or len(flight) == tiles.ahead:
-                    finish()
-            job.counts[...] = c.counts
+        for i, c in enumerate(lane):
+            if i == fail_after:
+                raise LaneFails
+            while (job := tiles.job(c.layout, wait=not flight)) is None:
+                finish()
             flight.append((c, job))
+            job.counts[...] = c.counts
             job.start(c.tile)
+            if len(flight) == tiles.ahead:
+                finish()
         while flight:
             finish()
     finally:
@@ -113,13 +120,17 @@ def same(a: TileResult, b: TileResult) -> bool:
 
 
 def run_tiles(
-    schedule: Schedule, slots: int, n_lane: int, *, check: str = "raise", module: ModuleType = stream
-) -> list[str]:
-    """All lanes, each in a thread of its own; what is wrong, in words."""
+    schedule: Schedule, slots: int, n_lane: int, *, check: str = "raise", module: ModuleType = stream,
+    fail_after: int | None = None,
+) -> list[str]:  # fmt: skip
+    """All lanes, each in a thread of its own; what is wrong, in words. The first lane may fail; the others go on."""
     device = SimDevice(schedule, check=check, threads=True)
     wrong: list[str] = []
     with tiles_on(device, slots, module) as tiles:
-        run_threads(device, [lambda lane=lane: run_lane(tiles, lane, wrong) for lane in CASES[:n_lane]])
+        limits = [fail_after] + [None] * (n_lane - 1)
+        lanes = [partial(run_lane, tiles, lane, wrong, n) for lane, n in zip(CASES, limits, strict=False)]
+        with contextlib.suppress(LaneFails):
+            run_threads(device, lanes)
         tiles.free()
     device.close()
     return wrong + device.order_faults + [f"not given back: {block}" for block in device.live_blocks]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from calib_gpu.workers import Workers
 log = logging.getLogger("calib_gpu")
 
 LOAD_TILE_BYTES = 8 * 1024 * 1024
+Result = TypeVar("Result")
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -77,9 +78,14 @@ class ScanRunner:
         own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
         self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
         self.arrays = PixelArrays(scratch, settings.memory // MEMORY_PER_ARRAY)
-        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, settings.memory // 4 // workers.count), self.arrays)
+        load_bytes = min(LOAD_TILE_BYTES, settings.memory // 4 // workers.count)
+        self.reader = Reader(backend, workers, load_bytes, self.arrays)
+        self._host = NumpyBackend()
+        self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
-        self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
+        self.cache = LoadSetCache(
+            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, groups[scan], reader))
+        )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
         self._host_tiles = HostTiles(backend, workers)
@@ -133,7 +139,9 @@ class ScanRunner:
             choice = self._finder.find(scan_id, scan.source)
             sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
             previous = None if choice.previous is None else self.cache.get(choice.previous)
-            offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
+            offs, n_read, warnings = self._or_on_host(
+                report, lambda _, reader: read_offs(scan, mode, self.settings, reader)
+            )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
@@ -146,13 +154,17 @@ class ScanRunner:
 
         ``last`` tells that no other scan is loaded meanwhile.
         """
-        settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
+        settings, report, scan = self.settings, loaded.report, loaded.scan
         with timed(report, "resolve"):
             rx = receiver(scan.source, settings)
-            resolved, n_read = resolve(scan, loaded.loads, rx, settings, backend, self.reader)
+            resolved, n_read = self._or_on_host(
+                report, lambda backend, reader: resolve(scan, loaded.loads, rx, settings, backend, reader)
+            )
             report.bytes_read += n_read
         with timed(report, "atmosphere"):
-            atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            atmosphere = self._or_on_host(
+                report, lambda backend, _: fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            )
         with timed(report, "prepare"):
             factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
             qa = metrics.load_metrics(resolved, rx, factors)
@@ -211,6 +223,24 @@ class ScanRunner:
         if self._device_tiles is not None:
             self._device_tiles.free()
 
+    def _or_on_host(self, report: ScanReport | None, work: Callable[[Backend, Reader], Result]) -> Result:
+        """Work before the tiles; where it does not fit the GPU and the host may be used, all of it again there."""
+        try:
+            return work(self.backend, self.reader)
+        except OutOfDeviceMemory as error:
+            if self.settings.backend != "auto":
+                raise
+            self._note(report, f"calculated on the host, for it does not fit the GPU ({error})")
+            return work(self._host, self._host_reader)
+
+    @staticmethod
+    def _note(report: ScanReport | None, text: str) -> None:
+        if report is None:
+            log.warning("loads: %s", text)
+            return
+        report.notes.append(f"{report.stage}: {text}")
+        log.warning("%s: %s", report.scan, report.notes[-1])
+
     def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
@@ -224,8 +254,7 @@ class ScanRunner:
             try:
                 self._device_tiles.allocate(plan.largest, plan.slots)
             except OutOfDeviceMemory as error:
-                report.notes.append(f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
-                log.warning("%s: %s", report.scan, report.notes[-1])
+                self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
                 plan = plan.smaller()
             else:
                 return self._device_tiles, plan
@@ -234,9 +263,8 @@ class ScanRunner:
                 "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
                 fix="give the process a larger GPU, or use --backend numpy",
             )  # fmt: skip
-        report.notes.append("no tile fits the GPU: this scan is calibrated on the host")
-        log.warning("%s: %s", report.scan, report.notes[-1])
-        return HostTiles(NumpyBackend(), self.workers), on_host
+        self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
+        return HostTiles(self._host, self.workers), on_host
 
     def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""

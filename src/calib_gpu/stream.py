@@ -207,9 +207,10 @@ class DeviceTiles:
 
     def free(self) -> None:
         """Give all slots back; no tile may be in flight."""
-        for slot in self._slots:
-            for block in slot.blocks:
-                self.device.release(block)
+        with contextlib.suppress(DeviceLost):  # then there is nothing to give back
+            for slot in self._slots:
+                for block in slot.blocks:
+                    self.device.release(block)
         self._slots.clear()
         self._free.clear()
 
@@ -251,8 +252,14 @@ class DeviceTiles:
             device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             device.record(slot.downloaded, self.download)
 
+    def synchronize(self, slot: Slot) -> None:
+        """Wait until the result of a slot is there."""
+        with self._noting_failure():
+            self.device.synchronize(slot.downloaded)
+
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:
+        """Slots of tiles that fail do not come back: threads that wait for one must hear of it."""
         try:
             yield
         except BaseException as error:
@@ -275,7 +282,7 @@ class _DeviceJob:
         self._state = "in flight"
 
     def finish(self) -> TileOutput:
-        self._tiles.device.synchronize(self._slot.downloaded)
+        self._tiles.synchronize(self._slot)
         self._state = "idle"
         layout, memory = self._layout, self._slot.pinned_out.read()
         spectra, flags = (layout.output.array(name, memory) for name in ("spectra", "flags"))
@@ -284,7 +291,7 @@ class _DeviceJob:
     def release(self) -> None:
         if self._state == "in flight":  # a failure elsewhere in the lane: the device may still be at work on the slot
             self._state = "lost"
-            self._tiles.device.synchronize(self._slot.downloaded)
+            self._tiles.synchronize(self._slot)
             self._state = "idle"
         if self._state == "idle":
             self._tiles.give(self._slot)

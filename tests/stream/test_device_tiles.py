@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ import pytest
 from calib_gpu.backend.kernels import COUNT_TYPES, KERNELS
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.backend.tile import TileLayout
+from calib_gpu.errors import DeviceLost, OutOfDeviceMemory
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.stream import DeviceTiles
+from calib_gpu.testing.host import run_threads
 from calib_gpu.testing.schedule import Schedule, schedules
-from calib_gpu.testing.sim import SimDevice
-from device_tiles import CASES, STREAMS, run_tiles, same
+from calib_gpu.testing.sim import Faults, SimDevice
+from calib_gpu.workers import Workers
+from device_tiles import CASES, STREAMS, run_lane, run_tiles, same, tiles_on
 
 
 @pytest.mark.parametrize("schedule", schedules(STREAMS, 100), ids=str)
@@ -26,6 +31,37 @@ def test_every_schedule_gives_the_bytes_of_the_numpy_backend(schedule: Schedule)
 def test_any_number_of_slots_serves_any_number_of_threads(slots: int, lanes: int) -> None:
     for policy in ("eager", "lazy", "random"):
         assert run_tiles(Schedule(policy), slots, lanes) == []
+
+
+@pytest.mark.parametrize("policy", ["eager", "lazy", "random"])
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_an_error_of_the_device_ends_every_thread(policy: str, slots: int) -> None:
+    """Also those that wait for a slot: the slots of failed tiles do not come back."""
+    n_operation = 4 * sum(map(len, CASES))
+    for k in range(0, n_operation, 3):
+        device = SimDevice(Schedule(policy, k), Faults(operation=k), threads=True)
+        wrong: list[str] = []
+        with tiles_on(device, slots) as tiles, pytest.raises(DeviceLost):
+            run_threads(device, [partial(run_lane, tiles, lane, wrong) for lane in CASES])
+        tiles.free()  # nothing to give back, and no further error
+        assert wrong == device.order_faults == []
+
+
+def test_a_slot_is_allocated_whole_or_not_at_all() -> None:
+    layout = CASES[0][0].layout
+    for j in range(3 * 4):
+        device, workers = SimDevice(faults=Faults(allocation=j)), Workers(1)
+        tiles = DeviceTiles(device, workers)
+        with pytest.raises(OutOfDeviceMemory):
+            tiles.allocate(layout, 3)
+        assert device.live_blocks == []
+        tiles.allocate(layout, 2)
+        assert len(device.live_blocks) == 8
+        tiles.allocate(layout, 2)  # what fits is kept
+        assert device.n_allocation == j + 1 + 8
+        tiles.free()
+        assert device.live_blocks == []
+        workers.close()
 
 
 def test_no_two_tiles_are_alike() -> None:

@@ -16,7 +16,7 @@ LAYERS = ["errors", "_version",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
           "workers", "tile_plan", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view",
           "export", "inspection", "explain", "doctor", "testing", "selftest", "demo",
-          "bench", "cli"]  # fmt: skip
+          "bench", "cli", "__main__"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 

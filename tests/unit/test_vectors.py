@@ -84,7 +84,7 @@ def test_v10_antenna_temperature(vectors: dict[str, Any], name: str, dtype: type
     np.testing.assert_allclose(k / v["t_r_sig"], e["factor_k_per_count"], rtol=rtol)
     on, ref, t = np.array(v["C_on"], dtype), np.array(v["C_ref"], float), np.float64(v["t_r_sig"])
     np.testing.assert_allclose((on.astype(float) - ref) * (k / t), e["TA_k"], rtol=rtol)
-    np.testing.assert_allclose(system_temperature(ref, float(v["C_zero"]), k, t), e["t_sys_ssb_TA_k"], rtol=rtol)
+    np.testing.assert_allclose(system_temperature(ref, float(v["C_zero"]), k / t), e["t_sys_ssb_TA_k"], rtol=rtol)
     # the tile kernel: the five samples as five channels of one dump; a count of 0 is flagged besides
     out, flags = np.empty((1, 1, 5, 1)), np.empty((1, 1, 5, 1), np.uint16)
     make_backend(name).calibrate_tile(

@@ -252,7 +252,8 @@ def preamble() -> str:
 
 def tile_source(counts: str, spectrum: str) -> str:
     """The tile kernel for a type of counts and of spectra (NumPy names)."""
-    return f"#define COUNT {COUNT_TYPES[counts]}\n#define SPECTRUM {SPECTRUM_TYPES[spectrum]}\n{source('calibrate_tile.cu')}"
+    defines = {"COUNT": COUNT_TYPES[counts], "SPECTRUM": SPECTRUM_TYPES[spectrum], "CG_QUAD": QUAD}
+    return "".join(f"#define {name} {value}\n" for name, value in defines.items()) + source("calibrate_tile.cu")
 
 
 def sources_digest() -> str:

@@ -6,6 +6,7 @@ made for the small part of a scan, before its first tile.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from calib_gpu.backend.base import BadChannelRule, TileResult
 from calib_gpu.backend.chi2_launches import chi2_launches
-from calib_gpu.backend.device import Argument, Block, Device, HostBlock, Layout
+from calib_gpu.backend.device import Argument, Block, Device, HostBlock, Layout, View
 from calib_gpu.backend.kernels import KERNELS
 from calib_gpu.backend.tile import TileLayout, rule_arguments
+from calib_gpu.errors import DeviceLost
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import DEAD_PIXEL_FRACTION, LoadPowers
 from calib_gpu.physics.sky import Sky
@@ -35,6 +37,7 @@ class Desk:
         self.device, self.stream, self.event = device, device.stream("desk"), device.event()
         self._host: dict[str, HostBlock] = {}
         self._device: dict[str, Block] = {}
+        self._begun = False
 
     def host(self, name: str, nbytes: int) -> HostBlock:
         """A page-locked block of at least so many bytes."""
@@ -57,8 +60,14 @@ class Desk:
         memory = staging.write()
         for key, values in arrays.items():
             layout.array(key, memory)[...] = values
+        self._begun = True
         self.device.upload(target, staging, layout.nbytes, self.stream)
         return target
+
+    def clear(self, view: View) -> None:
+        """Set a part of a block to zero bytes."""
+        self._begun = True
+        self.device.clear(view, self.stream)
 
     def launch(
         self, kernel: str, size: tuple[int, ...], *arguments: Argument, reads: Iterable[Block], writes: Iterable[Block]
@@ -77,9 +86,16 @@ class Desk:
         """Wait for all that was begun."""
         self.device.record(self.event, self.stream)
         self.device.synchronize(self.event)
+        self._begun = False
+
+    def settle(self) -> None:
+        """Wait for what a task has begun that failed half-way: its blocks are used again, or given back."""
+        if self._begun:
+            self.wait()
 
     def close(self) -> None:
         """Give the blocks back."""
+        self.settle()
         for block in (*self._host.values(), *self._device.values()):
             self.device.release(block)
         self._host.clear()
@@ -102,16 +118,19 @@ class DeviceBackend:
 
     def close(self) -> None:
         """Give all memory back; no call may be under way."""
-        for desk in self._desks:
-            desk.close()
+        with contextlib.suppress(DeviceLost):  # then there is nothing to give back
+            for desk in self._desks:
+                desk.close()
         self._device.close()
 
     @property
     def _desk(self) -> Desk:
+        """The desk of the calling thread, at the beginning of a task."""
         if not hasattr(self._local, "desk"):
             self._local.desk = Desk(self._device)
             self._desks.append(self._local.desk)
         desk: Desk = self._local.desk
+        desk.settle()
         return desk
 
     def dump_mean(
@@ -248,7 +267,7 @@ class DeviceBackend:
             sums.add(name, shape, np.int64 if name == "n" else np.float64)
         target = desk.block("sums", sums.nbytes)
         whole = Layout().add("all", (sums.nbytes,), np.uint8).view("all", target)
-        self._device.clear(whole, desk.stream)
+        desk.clear(whole)
         for data in pixels:
             arrays = {
                 "observed": data.observed, "bad": data.bad, "weights": 1.0 if data.weights is None else data.weights,
@@ -283,7 +302,7 @@ class DeviceBackend:
         layout = TileLayout(r, a, c, d, spectra.shape[2], spectra.shape[4], on.dtype, spectra.dtype)
         arrays = {"counts": on, "ref": ref, "factor": factor, "base": base, "quantum": quantum}
         source, target = desk.upload(layout.input, arrays), desk.block("out", layout.output.nbytes)
-        self._device.clear(layout.sums(target), desk.stream)
+        desk.clear(layout.sums(target))
         desk.launch(
             "calibrate_tile", layout.size, *layout.arguments(source, target, rule, n_dump),
             reads=(source, target), writes=(target,),

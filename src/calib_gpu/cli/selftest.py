@@ -17,7 +17,8 @@ def selftest(
 ) -> None:
     """Compare every kernel and a whole run with NumPy, and measure what the GPU reaches, in less than a minute.
 
-    Without a GPU it says what could not be run. Exit code 1: something differs.
+    Without a GPU the device path runs on a simulated device, and what could not be run is named. Exit code 1: something
+    differs; 64: the backend that was asked for cannot run here.
 
     Examples: `calib-gpu selftest`, `calib-gpu selftest --backend cupy --json`
     """

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calib_gpu.backend import Backend, choose_backend
+from calib_gpu.backend.on_device import DeviceBackend
 from calib_gpu.selftest.checks import Check
 from calib_gpu.selftest.kernels import compare_kernels
 from calib_gpu.selftest.night import compare_night
 from calib_gpu.selftest.rates import Rates, measure_rates
+from calib_gpu.testing.sim import SimDevice
 
 GB = 1e9
 
@@ -48,12 +50,15 @@ def run(name: str, note: Callable[[str], None] = lambda text: None) -> SelfTest:
 
 
 def _checks(backend: Backend, folder: Path) -> Iterator[Check]:
-    if backend.device is None:
-        yield Check("kernels on a GPU", "not run", "this is the NumPy backend: there is nothing to compare it with")
-        yield Check("rates of a GPU", "not run", "there is no device")
-    else:
+    if backend.device is not None:
         yield from compare_kernels(backend)
-    yield from compare_night(backend, folder)
+        yield from compare_night(backend, folder)
+        return
+    yield Check("kernels and streams on a GPU", "not run", "there is no GPU")
+    yield Check("rates of a GPU", "not run", "there is no GPU")
+    simulated = DeviceBackend(SimDevice())
+    for check in (*compare_kernels(simulated), *compare_night(simulated, folder)):
+        yield replace(check, name=f"simulated device, {check.name}")
 
 
 def _line(check: Check) -> str:
@@ -77,3 +82,31 @@ def lines(result: SelfTest) -> Iterator[str]:
 def as_json(result: SelfTest) -> dict[str, Any]:
     """The same as a document."""
     return asdict(result)
+
+
+def table(documents: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table of machines, from documents of :func:`as_json`."""
+    head = (
+        "GPU",
+        "checks",
+        "copy GB/s",
+        "tile kernel GB/s",
+        "of copy",
+        "up GB/s",
+        "down GB/s",
+        "1e9 samples/s",
+        "streamed",
+        "overlap",
+    )
+    rows: list[tuple[str, ...]] = []
+    for document in documents:
+        found = Rates(**document["rates"])
+        ok = sum(check["status"] == "ok" for check in document["checks"])
+        rows.append(
+            (
+                document["backend"], f"{ok} of {len(document['checks'])} the same", f"{found.copy / GB:.0f}",
+                f"{found.kernel / GB:.0f}", f"{100 * found.of_copy:.0f} %", f"{found.upload / GB:.1f}",
+                f"{found.download / GB:.1f}", f"{found.samples / GB:.0f}", f"{found.streamed / GB:.2f}", f"{found.overlap:.2f}",
+            )
+        )  # fmt: skip
+    return head, rows

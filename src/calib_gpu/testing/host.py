@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from calib_gpu.testing.order import Clock, join
 from calib_gpu.testing.sim import SimDevice
@@ -34,8 +35,18 @@ class SeenLock:
         self.release()
 
 
+PATIENCE_S: Final = 20.0
+"""After this time a thread is taken to wait for ever."""
+
+
 def run_threads(device: SimDevice, tasks: Sequence[Callable[[], None]]) -> None:
-    """Run each task in a thread of its own; what they know is known here afterwards. The first failure is raised."""
+    """Run each task in a thread of its own; what they know is known here afterwards. The first failure is raised.
+
+    Raises
+    ------
+    TimeoutError
+        A thread does not come to an end; it is left behind.
+    """
     clocks: list[Clock] = []
     failures: list[BaseException] = []
 
@@ -47,11 +58,15 @@ def run_threads(device: SimDevice, tasks: Sequence[Callable[[], None]]) -> None:
         finally:
             clocks.append(device.knows())
 
-    threads = [threading.Thread(target=run, args=(task,), name=f"lane {i}") for i, task in enumerate(tasks)]
+    threads = [
+        threading.Thread(target=run, args=(task,), name=f"lane {i}", daemon=True) for i, task in enumerate(tasks)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(PATIENCE_S)
+        if thread.is_alive():
+            raise TimeoutError(f"{thread.name} waits for ever; before that: {failures}")
     everything: Clock = {}
     for clock in clocks:
         join(everything, clock)

@@ -91,9 +91,9 @@ def _finite(counts: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _invalid(counts: NDArray[Any], a: Arguments) -> NDArray[np.bool_]:
-    compared = np.dtype(np.float32 if counts.dtype == np.float32 else np.float64)
-    value = counts.astype(compared)
-    outside = (value <= compared.type(a.floor)) | (value >= compared.type(a.saturation))
+    saturation = np.float64(np.float32(a.saturation)) if counts.dtype == np.float32 else a.saturation
+    value = counts.astype(np.float64)
+    outside = (value <= a.floor) | (value >= saturation)
     return np.asarray(outside & _finite(counts))
 
 
@@ -101,11 +101,10 @@ def _valid(counts: NDArray[Any], dump: NDArray[Any], a: Arguments) -> NDArray[np
     return ~_missing(counts, dump, a, a.n_dump) & ~_invalid(counts, a) & _finite(counts)
 
 
-def _sum_of(counts: NDArray[Any], use: NDArray[np.bool_], axis: int) -> NDArray[np.float64]:
-    """Sum in ascending order: integers exactly, floats one by one."""
-    kind = np.float64 if counts.dtype.kind == "f" else np.int64
-    values = np.where(use, counts, counts.dtype.type(0)).astype(kind)
-    return np.asarray(np.take(np.cumsum(values, axis=axis), -1, axis=axis).astype(np.float64))
+def _sum_of(counts: NDArray[Any], use: NDArray[np.bool_], kind: type) -> NDArray[np.float64]:
+    """Sum over axis 1 in ascending order, of the type that is given."""
+    values: NDArray[Any] = np.where(use, counts, counts.dtype.type(0)).astype(kind)
+    return np.asarray(np.cumsum(values, axis=1)[:, -1].astype(np.float64))
 
 
 def _census(size: tuple[int, ...], a: Arguments) -> None:
@@ -131,7 +130,8 @@ def _dump_sums(size: tuple[int, ...], a: Arguments) -> None:
     n = size[0]
     counts, dump = a.counts[: n * a.n_total].reshape(n, a.n_total), np.arange(a.n_total)
     valid = _valid(counts, dump, a)
-    a.total[:n], a.valid[:n] = _sum_of(counts, valid, 1), valid.sum(axis=1)
+    exact = np.float64 if counts.dtype.kind == "f" else np.int64
+    a.total[:n], a.valid[:n] = _sum_of(counts, valid, exact), valid.sum(axis=1)
     rows, first = np.arange(n), a.first_dump[np.arange(n) // a.n_channel]
     a.first[:n] = np.where(valid[rows, first], counts[rows, first].astype(np.float64), np.nan)
 
@@ -166,9 +166,9 @@ def _load_terms(size: tuple[int, ...], a: Arguments) -> None:
 def _running_mean(size: tuple[int, ...], a: Arguments) -> None:
     n, half = int(a.n), int(a.width) // 2
     total, number = np.zeros(n), np.zeros(n)
-    for shift in range(-half, half + 1):
+    for shift in range(max(-half, 1 - n), min(half, n - 1) + 1):
         at = slice(max(0, -shift), min(n, n - shift))
-        values = a.values[max(0, shift) : max(0, n + min(0, shift))]
+        values = a.values[max(0, shift) : n + min(0, shift)]
         use = _finite(values)
         total[at] += np.where(use, values, 0.0)
         number[at] += use

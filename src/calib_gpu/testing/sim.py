@@ -146,6 +146,10 @@ class SimDevice:
         to, of = self._block(target), self._block(source)
         self._copy("download", to, of, nbytes, stream, (SimHostBlock, SimBlock))
 
+    def copy(self, target: Block, source: Block, nbytes: int, stream: Stream) -> None:
+        """Device to device."""
+        self._copy("copy", self._block(target), self._block(source), nbytes, stream, (SimBlock, SimBlock))
+
     def _copy(self, what: str, to: SimBlock, of: SimBlock, n: int, stream: Stream, kinds: tuple[type, type]) -> None:
         if (type(to), type(of)) != kinds or not 0 <= n <= min(to.nbytes, of.nbytes):
             raise self._fault(f"{what} of {n} bytes from {of} to {to} at {where()}")

@@ -55,6 +55,8 @@ def call(op: Op, scope: Scope) -> str:
     operands = list(op.operands)
     returned = operands.pop(0).strip("() ") if operands and operands[0].startswith("(") else ""
     name = operands.pop(0) if operands else ""
+    if name == "__assertfail":
+        return f"fault(t, FAULT_ASSERT, 0, 0, 0, {op.line});"
     function = scope.functions.get(name)
     if function is None or function.body is None:
         raise op.refuse(f"a call of {name}, which the module does not define")

@@ -40,13 +40,13 @@ def calculate(op: Op, scope: Scope, kind: str, number: int) -> str:
     return scope.assign(op, target, kind, how.result(f"{op.name}_{rounding or 'rn'}_{kind}({values})"))
 
 
-def approximate(op: Op, scope: Scope, kind: str, number: int) -> str:
+def approximate(op: Op, scope: Scope, kind: str, number: int, form: str = "approx") -> str:
     """An operation whose last bits only the device knows; here it is rounded from float64, and noted."""
     how = Float(op, kind)
     scope.approximate.add(op.instruction.opcode)
     target, *operands = op.take(number + 1)
     values = ", ".join(how.read(op, scope, operand) for operand in operands)
-    return scope.assign(op, target, kind, how.result(f"{op.name}_approx_{kind}({values})"))
+    return scope.assign(op, target, kind, how.result(f"{op.name}_{form}_{kind}({values})"))
 
 
 def divide(op: Op, scope: Scope, kind: str) -> str:
@@ -63,8 +63,10 @@ def root_or_reciprocal(op: Op, scope: Scope) -> str:
         if op.name == "rsqrt":
             raise op.refuse("rsqrt is only known as an approximation")
         return calculate(op, scope, kind, 1)
-    if kind == "f64" and (op.name == "sqrt" or not op.flag("ftz")):
-        raise op.refuse(f"{op.name}.approx.f64 is only known as rcp.approx.ftz and rsqrt.approx.ftz")
+    if kind == "f64" and op.flag("ftz"):
+        return approximate(op, scope, kind, 1, "seed")
+    if kind == "f64" and op.name != "rsqrt":
+        raise op.refuse(f"{op.name}.approx.f64 is only known as rcp.approx.ftz")
     return approximate(op, scope, kind, 1)
 
 

@@ -95,6 +95,8 @@ class Scope:
             if types.bits(kind) < 32 or kind in types.FLOATS:
                 raise op.refuse(f"the 32-bit {operand} where {kind} is expected")
             return f"(({types.c_type(kind)}){SPECIAL[operand]})"
+        if kind == "pred" and operand in ("0", "1", "-1"):
+            return str(abs(int(operand)))
         negated = kind == "pred" and operand.startswith("!")
         name = operand.lstrip("!") if negated else operand
         have = self.register(op, name)
@@ -170,11 +172,12 @@ class Scope:
         spaces = {"generic": {"global", "const"}}.get(space, {space})
         if variable is not None and variable.space not in spaces:
             raise op.refuse(f"{variable.name} lies in {variable.space} memory, not in {space}")
-        if variable is not None and space == "param":
-            end = int(found[2] or 0) + size
-            if end > variable.size or int(found[2] or 0) < 0:
-                raise op.refuse(f"bytes beyond the end of {variable.name}")
-            return f"((char *)(uintptr_t){address})"
+        if variable is not None and variable.count:
+            offset = int(found[2] or 0)
+            if not 0 <= offset <= variable.size - size:
+                raise op.refuse(f"bytes outside of {variable.name}")
+            if space == "param":
+                return f"((char *)(uintptr_t){address})"
         return f"at_{space}(t, {address}, {size}u, {int(write)}, {op.line})"
 
     # --- the function

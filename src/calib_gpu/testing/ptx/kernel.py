@@ -36,6 +36,7 @@ _FAULTS = {
     10: "a warp instruction that reads a thread outside of its mask",
     11: "threads of a block wait at different barriers",
     12: "not enough memory to run the grid",
+    13: "an assertion of the kernel that does not hold",
 }
 
 

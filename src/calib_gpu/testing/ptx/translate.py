@@ -54,8 +54,10 @@ def translate(module: Module, name: str) -> Translation:
     ]
     fixed = [v for v in shared if v.count]
     shared_offsets, shared_size = _layout(fixed)
-    shared_size = (shared_size + 15) // 16 * 16
-    shared_offsets |= {v.name: shared_size for v in shared if not v.count}
+    dynamic = [v for v in shared if not v.count]
+    if dynamic:
+        shared_size = (shared_size + 15) // 16 * 16
+    shared_offsets |= {v.name: shared_size for v in dynamic}
 
     functions, scopes, local_size = [], {}, 0
     wanted = [name]
@@ -92,8 +94,8 @@ def translate(module: Module, name: str) -> Translation:
     opcodes = frozenset(
         s.opcode for f in scopes.values() for s in f.function.body or () if hasattr(s, "opcode")
     )  # fmt: skip
-    dynamic = any(not v.count for v in shared)
-    return Translation("\n".join(parts), entry, param_offsets, param_size, shared_size, dynamic, approximate, opcodes)
+    c_source = "\n".join(parts)
+    return Translation(c_source, entry, param_offsets, param_size, shared_size, bool(dynamic), approximate, opcodes)
 
 
 def _machine(name: str) -> str:

@@ -54,7 +54,8 @@ OF_ONE(from_u64, f64, double, uint64_t, (double)a)
 OF_ONE(from_s64, f32, float, int64_t, (float)a)
 OF_ONE(from_u64, f32, float, uint64_t, (float)a)
 
-/* approximations: the device has its own last bits; rcp and rsqrt of float64 look at and give the upper 32 bits only */
+/* approximations: the device has its own last bits; rcp.ftz and rsqrt.ftz of
+   float64, the seeds of Newton steps, look at and give the upper 32 bits only */
 static inline float ex2_approx_f32(float x) { return (float)exp2((double)x); }
 static inline float lg2_approx_f32(float x) { return (float)log2((double)x); }
 static inline float sin_approx_f32(float x) { return (float)sin((double)x); }
@@ -67,8 +68,9 @@ static inline float rsqrt_approx_f32(float x) { return (float)(1.0 / sqrt((doubl
 static inline double upper(double x) { return as_f64(bits_f64(x) & 0xffffffff00000000ull); }
 static inline double flush_f64(double x) { return fabs(x) < 0x1p-1022 ? copysign(0.0, x) : x; }
 static inline double seed(double x) { return x != x ? NAN : upper(flush_f64(x)); }
-static inline double rcp_approx_f64(double x) { return seed(1.0 / flush_f64(upper(x))); }
-static inline double rsqrt_approx_f64(double x) { return seed(1.0 / sqrt(flush_f64(upper(x)))); }
+static inline double rcp_seed_f64(double x) { return seed(1.0 / flush_f64(upper(x))); }
+static inline double rsqrt_seed_f64(double x) { return seed(1.0 / sqrt(flush_f64(upper(x)))); }
+static inline double rsqrt_approx_f64(double x) { return 1.0 / sqrt(x); }
 
 static inline double neg_f64(double x) { return as_f64(bits_f64(x) ^ 0x8000000000000000ull); }
 static inline float neg_f32(float x) { return as_f32(bits_f32(x) ^ 0x80000000u); }
