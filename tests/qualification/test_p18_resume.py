@@ -24,14 +24,16 @@ def finished(fast_folder: Path) -> tuple[Night, Path]:
 
 def test_a_rerun_is_cheap(finished: tuple[Night, Path], figure: Figure) -> None:
     night, l1 = finished
-    seconds = []
+    spent, waited = [], []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         report = night.run(l1)
-        seconds.append(time.perf_counter() - begin)
+        waited.append(time.perf_counter() - begin)
+        spent.append(time.process_time() - begin_cpu)  # what others do on this machine is not counted
         assert report.count("skipped") == len(night.good)
-    each = 1e3 * min(seconds) / len(night.good)
-    figure("P18", f"ms a scan, rerun over {len(night.good)} finished scans", round(each, 2), 10.0)
+    each, wall = (1e3 * min(times) / len(night.good) for times in (spent, waited))
+    text = f"ms of processor time a scan, rerun over {len(night.good)} finished scans ({wall:.1f} ms by the clock)"
+    figure("P18", text, round(each, 2), 10.0)
     assert each <= 10.0
 
 
