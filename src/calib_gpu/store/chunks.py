@@ -122,7 +122,8 @@ class ChunkedArray:
         return total
 
     def close(self) -> None:
-        """Nothing is held beside the store."""
+        """Forget the indices of shards, which are read again where they are needed."""
+        self._indices.clear()
 
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
