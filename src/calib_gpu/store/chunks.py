@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
-from calib_gpu.store import codecs, guard, small_chunks
+from calib_gpu.store import codecs, guard, small_chunks, system
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.guard import DEFAULT_LIMITS, CodecError, Limits
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
@@ -140,7 +139,8 @@ class ChunkedArray:
         return total
 
     def close(self) -> None:
-        """Nothing is held beside the store."""
+        """Forget the indices of shards, which are read again where they are needed."""
+        self._indices.clear()
 
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
@@ -295,7 +295,7 @@ class ChunkedArray:
             view = buffer.data
             done = 0
             while done < size:
-                n = os.preadv(handle, [view[done:]], offset + done)
+                n = system.preadv(handle, [view[done:]], offset + done)
                 if n == 0:
                     raise Unreadable("chunk is cut short", array=self.label, value=name)
                 done += n
@@ -305,7 +305,7 @@ class ChunkedArray:
                 raise
             raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
         finally:
-            os.close(handle)
+            system.close(handle)
 
 
 def _overlapping(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

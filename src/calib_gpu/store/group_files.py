@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard
+from calib_gpu.store import guard, system
 
 DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 HELD_BYTES: Final = 64 * 1024 * 1024
@@ -66,7 +66,7 @@ def _walk(folder: str, depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
     if depth > guard.MAX_FOLDERS_DEEP:
         raise Unreadable("folders too deep", array=folder, rule=f"<= {guard.MAX_FOLDERS_DEEP}")
     try:
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        for entry in sorted(system.scandir(folder), key=lambda e: e.name):
             guard.check_entry(entry, folder)
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
@@ -84,13 +84,15 @@ def _read(path: str, size: int, digest: Any, room: int) -> bytes | None:
     """Add a file to the digest; its bytes, None if they are more than ``room``."""
     try:
         handle, _ = guard.open_file(path, path)
-        with os.fdopen(handle, "rb", buffering=0) as file:
+        try:
             held, done = bytearray(), 0
-            while done < size and (block := file.read(min(1 << 20, size - done))):
+            while done < size and (block := system.read(handle, min(1 << 20, size - done))):
                 digest.update(block)
                 done += len(block)
                 if len(held) <= room:
                     held += block
+        finally:
+            system.close(handle)
     except OSError as error:
         if isinstance(error, Unreadable):
             raise

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import Unreadable
 from calib_gpu.settings import Settings
+from calib_gpu.store import system
 
 Buffer = bytes | memoryview
 
@@ -99,16 +100,16 @@ def open_file(path: str | Path, label: str, value: str | None = None, what: str 
     """
     said = f"{what} " if what else ""
     try:
-        handle = os.open(path, OPEN_FLAGS)
+        handle = system.open(path, OPEN_FLAGS)
     except FileNotFoundError:
         raise
     except OSError as error:
         if os.path.islink(path):
             raise Unreadable(f"{said}is a symbolic link", array=label, value=value, fix=_LINK_FIX) from None
         raise Unreadable(f"{said}cannot be read: {error.strerror}", array=label, value=value) from None
-    status = os.fstat(handle)
+    status = system.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
+        system.close(handle)
         raise Unreadable(f"{said}is not a regular file", array=label, value=value, rule="files and folders only")
     return handle, status.st_size
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard
+from calib_gpu.store import guard, system
 from calib_gpu.store.guard import DEFAULT_LIMITS, Limits, dims
 
 NODES: Final = ("zarr.json", ".zarray")
@@ -94,14 +94,20 @@ def _document_bytes(path: Path) -> bytes:
         handle, size = guard.open_file(path, str(path))
     except FileNotFoundError as error:
         raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         if size > guard.MAX_DOCUMENT_BYTES:
             rule = f"<= {guard.MAX_DOCUMENT_BYTES} bytes"
             raise Unreadable("metadata document too large", array=str(path), value=f"{size} bytes", rule=rule)
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+        raw = b""
+        while len(raw) < size and (block := system.read(handle, size - len(raw))):
+            raw += block
+        return raw
+    except OSError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+    finally:
+        system.close(handle)
 
 
 def has_array(path: Path) -> bool:

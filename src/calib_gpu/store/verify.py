@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard
+from calib_gpu.store import guard, system
 from calib_gpu.store.chunks import ChunkedArray, Scratch
 from calib_gpu.store.guard import CodecError
 from calib_gpu.store.metadata import Layout
@@ -98,9 +98,9 @@ def _header_looked_at(array: ChunkedArray, layout: Layout, name: str) -> None:
             raise Unreadable("chunk is missing", array=array.label, value=name) from None
         return
     try:
-        head, tail = os.pread(handle, 18, 0), os.pread(handle, 4, max(0, length - 4))
+        head, tail = system.pread(handle, 18, 0), system.pread(handle, 4, max(0, length - 4))
     finally:
-        os.close(handle)
+        system.close(handle)
     try:
         _check_header(layout, head, tail, length)
     except CodecError as error:

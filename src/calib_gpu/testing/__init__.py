@@ -1,1 +1,1 @@
-"""For tests: doubles, hostile stores, and tools that prove the kernels without a GPU; of the engine only selftest uses it."""
+"""For tests: doubles of device and disk, hostile stores, proofs of the kernels; of the engine only selftest uses it."""
