@@ -73,5 +73,13 @@ def bin_starts(n_channel: int, n_bins: int) -> NDArray[np.intp]:
 
 
 def bin_sums(values: Floats, starts: NDArray[np.intp]) -> Floats:
-    """Sums over the channels (last axis) of each bin."""
+    """Sums over the channels (last axis) of each bin of :func:`bin_starts`."""
+    width, rest = divmod(values.shape[-1], starts.size)
+    if rest == 0:  # all of one width, which is twice as fast
+        return np.asarray(np.einsum("...bc->...b", values.reshape(*values.shape[:-1], starts.size, width)))
     return np.asarray(np.add.reduceat(values, starts, axis=-1))
+
+
+def bin_means(values: Floats, starts: NDArray[np.intp]) -> Floats:
+    """Means over the channels (last axis) of each bin of :func:`bin_starts`."""
+    return np.asarray(bin_sums(values, starts) / np.diff(starts, append=values.shape[-1]))

@@ -7,13 +7,13 @@ layers in what they send to the telescope. The fit knows q, dq/dw and d2q/dw2, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.physics.atmosphere import bin_sums
+from calib_gpu.physics.atmosphere import bin_means, bin_sums
 from calib_gpu.physics.emission import Emission
 from calib_gpu.physics.loads import LoadPowers
 
@@ -168,19 +168,9 @@ class Layers:
         return value, wet, dry
 
     def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
-        """Interpolated between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""
+        """Interpolated."""
         part = Layers(self.b[channels], self.c[channels], self.emission.part(channels), self.background[channels])
-        nodes, weights = log_nodes(grid)
-        values = np.array([part.value(float(w), x) for w in nodes])
-        if weights is None:
-            return lambda where: values[where]
-
-        def rows(where: slice) -> Floats:
-            used = np.flatnonzero(weights[where].any(axis=0))
-            span = slice(used[0], used[-1] + 1)
-            return np.asarray(weights[where, span] @ values[span])
-
-        return rows
+        return interpolated(grid, lambda w: part.value(w, x))
 
     def emitted(self, w: float, x: float) -> Floats:
         """E, K."""
@@ -192,6 +182,21 @@ class Layers:
 
     def _behind(self, w: float, x: float) -> Floats:
         return np.asarray(self.background * np.exp(-x * (self.b * w + self.c)))
+
+
+def interpolated(grid: Floats, value: Callable[[float], Floats]) -> Rows:
+    """Rows of q on a PWV grid between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""
+    nodes, weights = log_nodes(grid)
+    values = np.array([value(float(w)) for w in nodes])
+    if weights is None:
+        return lambda where: values[where]
+
+    def rows(where: slice) -> Floats:
+        used = np.flatnonzero(weights[where].any(axis=0))
+        span = slice(used[0], used[-1] + 1)
+        return np.asarray(weights[where, span] @ values[span])
+
+    return rows
 
 
 def log_nodes(grid: Floats) -> tuple[Floats, Floats | None]:
@@ -217,20 +222,32 @@ class Sky:
     """The sky of a scan: the signal band, the image band where there is one, and J of the spillover in both [K].
 
     ``bins`` are the first channels of the bins ``[B]`` in which the fit takes mean values; without them every channel
-    counts alone.
+    counts alone. ``use`` are the channels ``[C]`` that count in those means; None for all.
     """
 
     bands: tuple[SkyBand, ...]
     spill: tuple[Floats, ...]
     bins: NDArray[np.intp] | None = None
+    use: NDArray[np.bool_] | None = None
 
     def mean(self, values: Floats) -> Floats:
         """Mean of ``[C]`` in each bin ``[B]``: of exp(-X tau), never exp of the mean; ``values`` itself without bins."""
-        return values if self.bins is None else bin_sums(values, self.bins) / bin_sums(np.ones_like(values), self.bins)
+        if self.bins is None:
+            return values
+        if self.use is None:
+            return bin_means(values, self.bins)
+        count = bin_sums(self.use.astype(np.float64), self.bins)
+        return bin_sums(np.where(self.use, values, 0.0), self.bins) / np.maximum(count, 1.0)
+
+    def on_grid(self, band: SkyBand, grid: Floats, channels: slice, x: float) -> Rows:
+        """Q of a band on a PWV grid in some channels, or bins: there interpolated between means at a few nodes."""
+        if self.bins is None:
+            return band.on_grid(grid, channels, x)
+        return interpolated(grid, lambda w: self.mean(band.value(w, x))[channels])
 
     def scaled(self, dry_scale: float) -> Sky:
         """The sky with its dry opacity multiplied."""
-        return self if dry_scale == 1.0 else Sky(tuple(b.scaled(dry_scale) for b in self.bands), self.spill, self.bins)
+        return self if dry_scale == 1.0 else replace(self, bands=tuple(b.scaled(dry_scale) for b in self.bands))
 
     def model(self, powers: LoadPowers, g_signal: Floats, g_image: Floats, eta_f: float) -> SkyModel:
         """Coefficients of the sky signal for one pixel, eq. (13), on channels."""

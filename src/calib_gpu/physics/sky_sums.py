@@ -92,18 +92,17 @@ def chi2_grid(sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
     """
     chi2 = np.empty((grid.size, x.size))
     n = sums.yy.shape[1]
-    width = min(n, GRID_CHANNELS) if sky.bins is None else n
-    step = max(1, GRID_SAMPLES // (width if sky.bins is None else sky.bands[0].b.size))
+    width = min(n, GRID_CHANNELS)
+    step = max(1, GRID_SAMPLES // width)
     for o in range(x.size):
         squares, constant = _squares(sums, o, len(sky.bands) > 1)
         chi2[:, o] = constant
         for c in range(0, n, width):
             window = slice(c, c + width)
-            channels = window if sky.bins is None else slice(None)
-            values = [band.on_grid(grid, channels, float(x[o])) for band in sky.bands]
+            values = [sky.on_grid(band, grid, window, float(x[o])) for band in sky.bands]
             for j in range(0, grid.size, step):
                 rows = slice(j, j + step)
-                q = [sky.mean(of_rows(rows)) for of_rows in values]
+                q = [of_rows(rows) for of_rows in values]
                 for m, factors in squares:
                     z = q[-1] * factors[-1][window]
                     z += m[window]
