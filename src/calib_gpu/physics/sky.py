@@ -6,7 +6,7 @@ layers in what they send to the telescope. The fit knows q, dq/dw and d2q/dw2, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -25,6 +25,8 @@ NODE_SPACING: Final = 0.55
 """Spacing in ln w of the PWVs at which the emission of layers is computed for the grid."""
 STENCIL: Final = 6
 """Nodes that an interpolation takes."""
+AIRMASS_RANGE: Final = 1.3
+"""Largest over least airmass up to which q is interpolated between three of them, not five."""
 
 
 class SkyBand(Protocol):
@@ -57,8 +59,8 @@ class SkyBand(Protocol):
         """Q, dq/dw, and the derivative with respect to a common factor of the dry opacity, at 1."""
         ...
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
-        """Q of some channels on a PWV grid: a function from rows of the grid to ``[rows, channels]``."""
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
+        """Q of some channels on a PWV grid, for each airmass: a function from rows of the grid to ``[rows, channels]``."""
         ...
 
     def emitted(self, w: float, x: float) -> Floats:
@@ -107,16 +109,17 @@ class Slab:
         t = self.value(w, x)
         return t, -x * self.b * t, -x * self.c * t
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
         """Exact."""
-        b, c = -x * self.b[channels], -x * self.c[channels]
+        for at in x:
+            b, c = -float(at) * self.b[channels], -float(at) * self.c[channels]
 
-        def rows(where: slice) -> Floats:
-            out = grid[where, None] * b
-            out += c
-            return np.exp(out, out=out)
+            def rows(where: slice, b: Floats = b, c: Floats = c) -> Floats:
+                out = grid[where, None] * b
+                out += c
+                return np.exp(out, out=out)
 
-        return rows
+            yield rows
 
     def emitted(self, w: float, x: float) -> Floats:
         """J_atm (1 - t), with t not above 1."""
@@ -167,10 +170,10 @@ class Layers:
             return value + behind, wet - x * self.b * behind, dry - x * self.c * behind
         return value, wet, dry
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
         """Interpolated."""
         part = Layers(self.b[channels], self.c[channels], self.emission.part(channels), self.background[channels])
-        return interpolated(grid, lambda w: part.value(w, x))
+        return interpolated(grid, x, part.value)
 
     def emitted(self, w: float, x: float) -> Floats:
         """E, K."""
@@ -184,19 +187,43 @@ class Layers:
         return np.asarray(self.background * np.exp(-x * (self.b * w + self.c)))
 
 
-def interpolated(grid: Floats, value: Callable[[float], Floats]) -> Rows:
-    """Rows of q on a PWV grid between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""
+def interpolated(grid: Floats, x: Floats, value: Callable[[float, float], Floats]) -> Iterator[Rows]:
+    """Rows of q on a PWV grid for each airmass, from ``value(w, X)`` at a few nodes, to 1e-3 of a grid step.
+
+    That is enough to choose a point of the grid: the minimum itself is found with exact values.
+    """
     nodes, weights = log_nodes(grid)
-    values = np.array([value(float(w)) for w in nodes])
-    if weights is None:
-        return lambda where: values[where]
+    airmasses, shares = airmass_nodes(x)
+    known = np.array([[value(float(w), float(at)) for w in nodes] for at in airmasses])
+    for share in shares:
+        values = np.tensordot(share, known, axes=1)
 
-    def rows(where: slice) -> Floats:
-        used = np.flatnonzero(weights[where].any(axis=0))
-        span = slice(used[0], used[-1] + 1)
-        return np.asarray(weights[where, span] @ values[span])
+        def rows(where: slice, values: Floats = values) -> Floats:
+            if weights is None:
+                return values[where]
+            used = np.flatnonzero(weights[where].any(axis=0))
+            span = slice(used[0], used[-1] + 1)
+            return np.asarray(weights[where, span] @ values[span])
 
-    return rows
+        yield rows
+
+
+def airmass_nodes(x: Floats) -> tuple[Floats, Floats]:
+    """Airmasses at which q is computed, and the weights ``[O, node]`` that interpolate to those of the OFFs ``x``.
+
+    Three where the OFFs are close to each other, else five; no more than there are different ones.
+    """
+    nodes, place = np.unique(x, return_inverse=True)
+    n = 3 if nodes[-1] <= AIRMASS_RANGE * nodes[0] else 5
+    if nodes.size <= n:
+        return nodes, np.eye(nodes.size)[place]
+    nodes = np.linspace(nodes[0], nodes[-1], n)
+    return nodes, np.array([lagrange(nodes, float(at)) for at in x])
+
+
+def lagrange(nodes: Floats, at: float) -> Floats:
+    """Weights of the polynomial through all nodes."""
+    return np.array([np.prod([(at - m) / (n - m) for m in nodes if m != n]) for n in nodes])
 
 
 def log_nodes(grid: Floats) -> tuple[Floats, Floats | None]:
@@ -239,11 +266,11 @@ class Sky:
         count = bin_sums(self.use.astype(np.float64), self.bins)
         return bin_sums(np.where(self.use, values, 0.0), self.bins) / np.maximum(count, 1.0)
 
-    def on_grid(self, band: SkyBand, grid: Floats, channels: slice, x: float) -> Rows:
+    def on_grid(self, band: SkyBand, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
         """Q of a band on a PWV grid in some channels, or bins: there interpolated between means at a few nodes."""
         if self.bins is None:
             return band.on_grid(grid, channels, x)
-        return interpolated(grid, lambda w: self.mean(band.value(w, x))[channels])
+        return interpolated(grid, x, lambda w, at: self.mean(band.value(w, at))[channels])
 
     def scaled(self, dry_scale: float) -> Sky:
         """The sky with its dry opacity multiplied."""
