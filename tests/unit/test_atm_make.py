@@ -24,9 +24,9 @@ pytest.importorskip("am", reason="am-python is not here: pip install 'calib-gpu[
 CERRO, PLATEAU = "cerro-chajnantor-455-500GHz", "chajnantor-330-370GHz"
 
 SPIKES = [
-    (CERRO, 510.0, 0.2, 467.967e9), ("cerro-chajnantor-795-825GHz", 510.0, 0.2, 807.627e9),
-    ("chajnantor-210-240GHz", 540.0, 0.4, 239.093e9), (PLATEAU, 540.0, 0.4, 345.0175e9),
-    ("airborne-1880-1920GHz", 140.0, 0.005, 1892.219e9), ("airborne-4700-4780GHz", 140.0, 0.005, 4757.67e9),
+    (CERRO, 510.0, 0.2, 467.967e9), ("cerro-chajnantor-795-825GHz", 510.0, 0.2, 813.991e9),
+    ("chajnantor-210-240GHz", 540.0, 0.4, 239.093e9), (PLATEAU, 540.0, 0.4, 358.853e9),
+    ("airborne-1880-1920GHz", 140.0, 0.005, 1880.753e9), ("airborne-4700-4780GHz", 140.0, 0.005, 4701.129e9),
 ]  # fmt: skip
 """Table, pressure, PWV and frequency."""
 
@@ -130,9 +130,9 @@ def test_transmission_against_am_between_the_nodes(name: str, pressure: float, p
 
 @pytest.mark.parametrize(("name", "pressure", "pwv", "centre"), SPIKES)
 def test_transmission_against_am_in_the_narrowest_lines(name: str, pressure: float, pwv: float, centre: float) -> None:
-    """1e-3 also in the spikes of mesospheric ozone, 0.3 to 2 MHz wide, at every 0.125 MHz; steps of 2 MHz erred by up to 0.016.
+    """1e-3 also in the spikes of mesospheric ozone, 0.3 to 2 MHz wide, at every 0.125 MHz; steps of 2 MHz erred by up to 0.023.
 
-    The most refined places of each table, at its lowest pressure and water vapour, where they are deepest.
+    Where each table gains most, at its lowest pressure and water vapour, where they are deepest.
     """
     nu, difference = differences(name, pressure, pwv, (centre - 4e6, centre + 4e6), 0.125e6)
     assert difference.max() < 1e-3, nu[difference.argmax()]
@@ -141,7 +141,7 @@ def test_transmission_against_am_in_the_narrowest_lines(name: str, pressure: flo
     coarse = replace(table, frequency=even, t_eff=None, pwv=np.empty(0), airmass=np.empty(0), **{
         k: getattr(table, k)[:, np.searchsorted(table.frequency, even)] for k in ("b", "c")
     })  # fmt: skip
-    assert np.abs(transmission(coarse, nu, pressure, pwv) - transmission(table, nu, pressure, pwv)).max() > 1e-3
+    assert np.abs(transmission(coarse, nu, pressure, pwv) - transmission(table, nu, pressure, pwv)).max() > 9e-3
 
 
 def differences(name: str, pressure: float, pwv: float, band: tuple[float, float], step: float) -> tuple:  # type: ignore[type-arg]
