@@ -173,7 +173,7 @@ class Layers:
     def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
         """Interpolated."""
         part = Layers(self.b[channels], self.c[channels], self.emission.part(channels), self.background[channels])
-        return interpolated(grid, x, part.value)
+        return AtNodes.of(grid, x, part.value).on_grid()
 
     def emitted(self, w: float, x: float) -> Floats:
         """E, K."""
@@ -187,26 +187,44 @@ class Layers:
         return np.asarray(self.background * np.exp(-x * (self.b * w + self.c)))
 
 
-def interpolated(grid: Floats, x: Floats, value: Callable[[float, float], Floats]) -> Iterator[Rows]:
-    """Rows of q on a PWV grid for each airmass, from ``value(w, X)`` at a few nodes, to 1e-3 of a grid step.
+@dataclass(frozen=True)
+class AtNodes:
+    """Q at a few PWVs and airmasses, from which it is interpolated to a PWV grid and to the airmass of each OFF.
 
-    That is enough to choose a point of the grid: the minimum itself is found with exact values.
+    It comes to 1e-3 of a grid step, which is enough to choose a point of the grid: the minimum itself is found with exact
+    values. ``known`` is [airmass, node, C], ``shares`` [O, airmass] are the weights of the airmasses.
     """
-    nodes = Nodes.of(grid)
-    airmasses, shares = airmass_nodes(x)
-    known = np.array([[value(float(w), float(at)) for w in nodes.pwv] for at in airmasses])
-    for share in shares:
-        values = np.tensordot(share, known, axes=1)
 
-        def rows(where: slice, values: Floats = values) -> Floats:
-            first, weights = nodes.first[where], nodes.weights[where]
-            span = slice(int(first[0]), int(first[-1]) + weights.shape[1])
-            dense = np.zeros((first.size, span.stop - span.start))
-            places = (first - span.start)[:, None] + np.arange(weights.shape[1])
-            np.put_along_axis(dense, places, weights, axis=1)
-            return np.asarray(dense @ values[span])
+    nodes: Nodes
+    shares: Floats
+    known: Floats
 
-        yield rows
+    @classmethod
+    def of(cls, grid: Floats, x: Floats, value: Callable[[float, float], Floats]) -> AtNodes:
+        """From ``value(w, X)`` ``[C]``, for a grid of PWVs [mm] and the airmass of each OFF ``[O]``."""
+        nodes = Nodes.of(grid)
+        airmasses, shares = airmass_nodes(x)
+        known = np.array([[value(float(w), float(at)) for w in nodes.pwv] for at in airmasses])
+        return cls(nodes, shares, known)
+
+    def values(self, o: int) -> Floats:
+        """Q at the nodes and the airmass of an OFF ``[node, C]``."""
+        return np.asarray(np.tensordot(self.shares[o], self.known, axes=1))
+
+    def on_grid(self) -> Iterator[Rows]:
+        """Rows of the grid, for each OFF."""
+        for o in range(self.shares.shape[0]):
+            values = self.values(o)
+
+            def rows(where: slice, values: Floats = values) -> Floats:
+                first, weights = self.nodes.first[where], self.nodes.weights[where]
+                span = slice(int(first[0]), int(first[-1]) + weights.shape[1])
+                dense = np.zeros((first.size, span.stop - span.start))
+                places = (first - span.start)[:, None] + np.arange(weights.shape[1])
+                np.put_along_axis(dense, places, weights, axis=1)
+                return np.asarray(dense @ values[span])
+
+            yield rows
 
 
 def airmass_nodes(x: Floats) -> tuple[Floats, Floats]:
@@ -281,7 +299,7 @@ class Sky:
         """Q of a band on a PWV grid in some channels, or bins: there interpolated between means at a few nodes."""
         if self.bins is None:
             return band.on_grid(grid, channels, x)
-        return interpolated(grid, x, lambda w, at: self.mean(band.value(w, at))[channels])
+        return AtNodes.of(grid, x, lambda w, at: self.mean(band.value(w, at))[channels]).on_grid()
 
     def scaled(self, dry_scale: float) -> Sky:
         """The sky with its dry opacity multiplied."""
