@@ -71,10 +71,11 @@ def _read(path: str, digest: Any, room: int) -> bytes | None:
     """Add a file to the digest; its bytes, None if they are more than ``room``."""
     handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     try:
-        if not stat.S_ISREG(system.fstat(handle).st_mode):
+        status = system.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise Unreadable("not a regular file", array=path)
-        held = bytearray()
-        while block := system.read(handle, 1 << 20):
+        held, step = bytearray(), system.block_size(status)
+        while block := system.read(handle, step):
             digest.update(block)
             if len(held) <= room:
                 held += block
