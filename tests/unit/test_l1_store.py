@@ -529,7 +529,7 @@ def test_nothing_is_written_elsewhere(tmp_path: Path) -> None:
     assert {name: raw for name, raw in tree(tmp_path).items() if not name.startswith("out/")} == before
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["l1.zarr", "l1.zarr.run"]
     assert sorted(p.name for p in (tmp_path / "out/l1.zarr").iterdir()) == [SCAN, "zarr.json"]
-    assert sorted(p.name for p in (tmp_path / "out/l1.zarr.run").iterdir()) == ["report.jsonl", "staging"]
+    assert sorted(p.name for p in (tmp_path / "out/l1.zarr.run").iterdir()) == ["failures", "report.jsonl", "staging"]
     assert list((tmp_path / "out/l1.zarr.run/staging").iterdir()) == []
 
 

@@ -22,10 +22,10 @@ from calib_gpu.explain.steps import (
     sky_steps,
 )
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.pipeline import is_science
 from calib_gpu.records import CountGroup, ScanId, Tile
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.scan_run import LoadedScan, ScanRunner
+from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
 from calib_gpu.stages.prepare import Factors, prepare

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import platform
 import re
+import secrets
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +28,9 @@ SCRATCH_SHARE: Final = 0.5
 
 EARLY_WRITE_BYTES: Final = 4 * 1024 * 1024
 """Files from this size on start on their way to the disk when they are closed, so that the end has less to wait for."""
+
+LOCK_WAIT_S: Final = 1.0
+"""How long a line waits for its turn at a file that runs share."""
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -171,8 +178,7 @@ def map_scratch(folder: Path, size: int) -> mmap.mmap:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old or the new one, never a part: temporary file, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # process numbers repeat among hosts
     try:
         write_file(temporary, data)
         _sync(temporary, os.O_RDONLY)
@@ -181,6 +187,42 @@ def replace_file(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line whole, so that runs that share the file do not mix theirs; a line that was cut short stays by itself."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _lock_briefly(handle)
+            size = os.fstat(handle).st_size
+            cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            view = memoryview(b"\n" * cut + line + b"\n")
+            while view:
+                view = view[os.write(handle, view) :]
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+def _lock_briefly(handle: int) -> None:
+    """Lock a file until it is closed; goes on without where there are no locks, or another holds it for a second."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; that there is none is no error."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot(path, error) from None
 
 
 def sync_dir(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Publishing: scans are staged beside the store and appear in it by one rename each; what is visible is complete.
 
-``<L1>.run/`` beside the store holds all that is not Zarr: ``report.jsonl`` and ``staging/<run>/``, one folder for
-each running process, which holds a lock on it. Folders whose lock is free are left-overs and are removed at start.
+``<L1>.run/`` beside the store holds all that is not Zarr: what runs note (:mod:`calib_gpu.store.run_records`) and
+``staging/<run>/``, one folder for each running process, which holds a lock on it. Folders whose lock is free are
+left-overs and are removed at start.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import fcntl
 import logging
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
 from calib_gpu._version import __version__
-from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
+from calib_gpu.errors import OutputError, Stopped, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.documents import dump_json, group_document, sealed
@@ -48,6 +50,7 @@ class Publisher:
             "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
+        self._gate, self._closed = threading.Lock(), False
         self._refuse_foreign()
         disk.make_dirs(self.run / "staging")
         self._remove_leftovers()
@@ -121,9 +124,7 @@ class Publisher:
         if scan.band and not (target.parent / "zarr.json").is_file():
             disk.make_dirs(target.parent)
             disk.replace_file(target.parent / "zarr.json", dump_json(sealed(group_document({}))[0]))
-        if overwrite and target.is_dir():
-            disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
-        if disk.rename(staged, target):
+        if self._move(staged, target, overwrite=overwrite):
             try:
                 disk.sync_dir(target.parent)
             except OutputError as error:  # it is there and complete: not a failure of the scan
@@ -139,8 +140,26 @@ class Publisher:
             )
         return False
 
-    def close(self) -> None:
-        """Remove this run's staging folder and give up its lock."""
+    def _move(self, staged: Path, target: Path, *, overwrite: bool) -> bool:
+        """Rename a staged scan into the store; never after :meth:`close`, which removes what is staged."""
+        with self._gate:
+            if self._closed:
+                raise Stopped("the run was given up")
+            if overwrite and target.is_dir():
+                disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
+            return disk.rename(staged, target)
+
+    def close(self, wait_s: float = -1.0) -> None:
+        """Remove this run's staging folder and give up its lock; nothing is published any more.
+
+        ``wait_s`` bounds the wait for a rename that is going on (-1: no bound); after it all is left as it is.
+        """
+        if not self._gate.acquire(timeout=wait_s):
+            return
+        try:
+            self._closed = True
+        finally:
+            self._gate.release()
         disk.remove_tree(self._staging)
         if self._lock is not None:
             os.close(self._lock)
