@@ -86,7 +86,7 @@ class ScanLoop:
                 continue
             line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
             try:
-                reason = self.runner.difference(scan, done)
+                reason = self.runner.difference(done)
                 if not reason and (better := self.runner.better_loads(scan, done)):
                     line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
             except CalibError as error:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
-from calib_gpu.store import codecs, small_chunks
+from calib_gpu.store import codecs, reads, small_chunks
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
 
@@ -247,6 +247,10 @@ class ChunkedArray:
 
         A negative offset counts from the end.
         """
+        with reads.noted(f"{self.path}/{name}"):
+            return self._read_file(name, offset, size)
+
+    def _read_file(self, name: str, offset: int, size: int | None) -> memoryview | None:
         try:
             handle = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
         except FileNotFoundError:
@@ -311,7 +315,8 @@ class ChunkedArray:
             )
             target = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(block, region, strict=True))
             try:
-                out[target] = array[block]
+                with reads.noted(path):
+                    out[target] = array[block]
             except Exception as error:
                 raise Unreadable(f"chunk cannot be decoded: {error}", array=self.label, value=name) from None
         return out.nbytes

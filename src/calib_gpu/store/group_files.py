@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import Unreadable
+from calib_gpu.store import reads
 
 DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
 HELD_BYTES: Final = 64 * 1024 * 1024
@@ -39,7 +40,8 @@ class GroupFiles:
                 array, _, name = relative.partition("/") if "/" in relative else ("", "", relative)
                 if array == counts and counts and os.path.basename(name) not in DOCUMENTS:
                     continue
-                raw = _read(path, digest, room if not array or array in arrays else 0)
+                with reads.noted(path):
+                    raw = _read(path, digest, room if not array or array in arrays else 0)
                 if raw is not None:
                     room -= len(raw)
                     self._held.setdefault(array, {})[name] = raw
