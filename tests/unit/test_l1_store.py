@@ -520,6 +520,26 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     assert check_store(tmp_path / "l1.zarr") == (0, [])
 
 
+def test_a_run_that_starts_while_another_makes_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of an array start together; whatever one has written of the store, the next takes it for one, or for none."""
+    real, started = disk.write_file, []
+
+    def meanwhile(path: Path | str, data: bytes) -> tuple[int, int]:
+        if not started:
+            started.append(path)
+            publisher(tmp_path / "l1.zarr").close()
+        done = real(path, data)
+        if len(started) == 1:
+            started.append(path)
+            publisher(tmp_path / "l1.zarr").close()
+        return done
+
+    monkeypatch.setattr(disk, "write_file", meanwhile)
+    publisher(tmp_path / "l1.zarr").close()
+    assert len(started) == 2
+    assert check_store(tmp_path / "l1.zarr") == (0, [])
+
+
 def test_nothing_is_written_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     l0 = full_scan().store(tmp_path / "in" / "l0.zarr", "int32")

@@ -23,6 +23,8 @@ COMMANDS: Final = (
     "profiles",
     "run",
     "watch",
+    "submit",
+    "status",
     "inspect",
     "explain",
     "report",

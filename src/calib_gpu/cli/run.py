@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,11 +13,28 @@ from calib_gpu.cli.observing import LogFormat, MetricsFile, Quiet, observed
 
 if TYPE_CHECKING:
     from calib_gpu.scan_report import Progress, RunReport
+    from calib_gpu.settings import Settings
     from calib_gpu.stopping import Stop
+
+
+SETTINGS: Final = (
+    "mode", "reference", "loads", "atmosphere", "pwv", "pwv_scope", "backend", "workers", "memory", "dtype", "precision",
+    "codec", "level", "overwrite", "quiet",
+)  # fmt: skip
+"""Options that are settings of the same name."""
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """Settings from the options of ``run``, by name; None and false are not given."""
+    given = {name: options[name] for name in SETTINGS if options[name] not in (None, False)}
+    if "pwv_scope" in given:
+        given["pwv_scope"] = given["pwv_scope"].replace("-", "_")
+    return build_settings(given, options["assignments"], options["config"], options["profile"])
 
 
 @app.command()
 def run(
+    ctx: typer.Context,
     l0: Annotated[Path, typer.Argument(help="L0 store to read.")],
     l1: Annotated[Path, typer.Argument(help="L1 store to create or continue.")],
     scans: Annotated[str | None, typer.Option(help="Only these scans, e.g. 25650,25652-25660.")] = None,
@@ -54,13 +72,7 @@ def run(
 
     Example: `calib-gpu run night.zarr calibrated.zarr --set eta_f=0.95`
     """
-    given: dict[str, Any] = {
-        "mode": mode, "reference": reference, "loads": loads, "atmosphere": atmosphere, "pwv": pwv,
-        "pwv_scope": None if pwv_scope is None else pwv_scope.replace("-", "_"), "backend": backend, "workers": workers,
-        "memory": memory, "dtype": dtype, "precision": precision,
-        "codec": codec, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
-    }  # fmt: skip
-    settings = build_settings(given, assignments, config, profile)
+    settings = settings_of(ctx.params)
     numbers = parse_scans(scans)
 
     def work(progress: Progress, stop: Stop) -> RunReport:

@@ -72,8 +72,16 @@ class Publisher:
             )
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
+        """The store with its document appears by one rename, so that no other run sees it without."""
         document, path = dump_json(sealed(group_document(attrs))[0]), self.path / "zarr.json"
-        disk.make_dirs(self.path)
+        if not path.is_file():
+            fresh = self._staging / "store"
+            disk.write_file(fresh / "zarr.json", document)
+            disk.make_durable(fresh)
+            disk.make_dirs(self.path.parent)
+            if disk.rename(fresh, self.path):
+                disk.sync_dir(self.path.parent)
+                return
         if not path.is_file() or (overwrite and path.read_bytes() != document):
             disk.replace_file(path, document)
 
@@ -178,6 +186,18 @@ def _lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def scans_in_work(l1: Path) -> list[str]:
+    """Scans that running processes are staging: in a folder whose lock is held."""
+    found = []
+    for folder in (run_folder(l1) / "staging").glob("*-*"):
+        lock = _lock(folder)
+        if lock is None:
+            found += [path.name.replace(".", "/", 1) for path in folder.glob("scan_*")]
+        else:
+            os.close(lock)
+    return sorted(found)
 
 
 def differing_files(folder: Path) -> list[str]:

@@ -112,6 +112,14 @@ class RunRecords:
         return found
 
 
+def noted_failures(l1: Path, run: Path) -> list[dict[str, Any]]:
+    """The failures that are noted beside a store, without making anything; those of ``failures.json`` before a first run."""
+    folder = run / "failures"
+    if not folder.is_dir():
+        return read_failures(l1 / "failures.json")
+    return [entry for path in sorted(folder.glob("*.json")) for entry in read_failures(path)]
+
+
 def read_failures(path: Path) -> list[dict[str, Any]]:
     """Entries of a ``failures.json``; none if it is absent or damaged."""
     return [entry for entry in _read(path) if isinstance(entry.get("scan"), str)]
