@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -73,6 +74,19 @@ class Site:
                         return int(entry.name)
         raise RuntimeError(f"no engine of task {task}")
 
+    def task_that_begins(self) -> int:
+        """A task that has just begun to write its scan; each has one scan."""
+        before, fresh = set(scans_in_work(self.l1)), set[str]()
+
+        def begins() -> bool:
+            now = set(scans_in_work(self.l1))
+            fresh.update(now - before)
+            before.intersection_update(now)
+            return bool(fresh)
+
+        wait_for(begins, 60.0, "a scan that begins")
+        return int(min(fresh).removeprefix("scan_")) - FIRST
+
     def restarts(self, job: str, task: int) -> int:
         """How often SLURM has queued a task again; then it may start at once, not in two minutes."""
         told = self.cluster.call("scontrol", "show", "job", f"{job}_{task}")
@@ -107,11 +121,12 @@ def test_an_array_that_is_killed_preempted_and_loses_a_node(tmp_path: Path, clus
     assert len(submitted.tasks) == N_SCANS
     try:
         wait_for(lambda: len(scans_in_work(site.l1)) == 3, 60.0, "three scans in work")
-        assert "running      3" in site.cli("status", "l1.zarr", code=1)
-
-        killed = min(site.tasks())
+        killed = site.task_that_begins()
         os.kill(site.engine(killed), signal.SIGKILL)
-        wait_for(lambda: killed not in site.tasks(), 20.0, "the end of the task that was killed")
+        wait_for(lambda: killed not in site.tasks("RUNNING,COMPLETING"), 20.0, "the end of the task that was killed")
+        shown = json.loads(site.cli("status", "l1.zarr", "--json", code=None))
+        assert f"scan_{FIRST + killed:06d}" in shown["missing"], (killed, shown)
+        assert len(shown["waiting"]) > N_SCANS // 2
 
         def urgent() -> tuple[int, str]:
             """A task that a job of higher priority drives from its node."""
@@ -143,7 +158,7 @@ def test_an_array_that_is_killed_preempted_and_loses_a_node(tmp_path: Path, clus
         resumed = submissions(site.l1)[-1]
         assert submitted.tasks[killed] in resumed.tasks
         site.until_empty(resumed.job_id, 60.0)
-        assert f"done       {N_SCANS}" in site.cli("status", "l1.zarr")
+        assert f"done        {N_SCANS}\n" in site.cli("status", "l1.zarr")
     except BaseException:
         print(cluster.logs())
         raise

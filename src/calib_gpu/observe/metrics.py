@@ -129,7 +129,7 @@ class RunMetrics(Progress):
             for metric in METRICS:
                 name = f"calib_gpu_{metric.name}"
                 lines += [f"# HELP {name} {metric.meaning}", f"# TYPE {name} {metric.kind}"]
-                found = samples.get(metric.name, [({}, self._values[metric.name][""])])
+                found = samples[metric.name] if metric.name in samples else [({}, self._values[metric.name][""])]
                 lines += [f"{name}{_labels({**self._labels, **labels})} {value!r}" for labels, value in found]
         return "\n".join(lines) + "\n"
 

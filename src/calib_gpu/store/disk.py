@@ -185,7 +185,8 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_dir(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
 
 
