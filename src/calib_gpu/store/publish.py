@@ -7,6 +7,7 @@ left-overs and are removed at start.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -76,12 +77,14 @@ class Publisher:
         document, path = dump_json(sealed(group_document(attrs))[0]), self.path / "zarr.json"
         if not path.is_file():
             fresh = self._staging / "store"
-            disk.write_file(fresh / "zarr.json", document)
-            disk.make_durable(fresh)
+            disk.make_dirs(fresh)
+            disk.replace_file(fresh / "zarr.json", document)
             disk.make_dirs(self.path.parent)
-            if disk.rename(fresh, self.path):
-                disk.sync_dir(self.path.parent)
-                return
+            with contextlib.suppress(OutputError):  # then as if another run had made the folder
+                if disk.rename(fresh, self.path):
+                    return disk.sync_dir(self.path.parent)
+            disk.remove_tree(fresh)
+            disk.make_dirs(self.path)
         if not path.is_file() or (overwrite and path.read_bytes() != document):
             disk.replace_file(path, document)
 
@@ -104,7 +107,11 @@ class Publisher:
     def _remove_leftovers(self) -> None:
         for folder in (self.run / "staging").iterdir():
             if folder.is_dir() and (lock := _lock(folder)) is not None:
-                disk.remove_tree(folder)
+                # moved first: where locks do not hold across nodes its owner may live, and must not find a part of it
+                dead = folder.with_name(f"left-over-{secrets.token_hex(4)}")
+                with contextlib.suppress(OutputError):
+                    disk.rename(folder, dead)
+                disk.remove_tree(dead)
                 os.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
@@ -128,6 +135,11 @@ class Publisher:
         With ``overwrite`` the scan that stands there is moved out of the store first.
         """
         disk.make_durable(staged, self._lock)
+        if gone := _gone(staged):
+            raise OutputError(
+                "files of the staged scan are gone", array=str(staged), value=", ".join(gone[:3]),
+                fix="do locks hold across nodes? (docs/hpc.md)",
+            )  # fmt: skip
         target = self.path / scan.path
         if scan.band and not (target.parent / "zarr.json").is_file():
             disk.make_dirs(target.parent)
@@ -186,6 +198,21 @@ def _lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def _gone(staged: Path) -> list[str]:
+    """Files that the document of a staged scan lists and that are not there in their size."""
+    if not (staged / "zarr.json").is_file():
+        return ["zarr.json"]
+
+    def size(name: str) -> int:
+        try:
+            return (staged / name).stat().st_size
+        except OSError:
+            return -1
+
+    files = group_attrs(staged).get("files", {})
+    return [name for name, mark in files.items() if size(name) != int(mark.partition(":")[0])]
 
 
 def scans_in_work(l1: Path) -> list[str]:

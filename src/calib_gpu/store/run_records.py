@@ -39,13 +39,13 @@ class RunRecords:
 
     def _adopt(self, run: Path) -> None:
         """Make the folder from ``failures.json``, where the folder was deleted; of several runs the first one does."""
-        fresh = run / f"failures.{secrets.token_hex(4)}"
+        entries = read_failures(self.path)
+        fresh = run / f"failures.{secrets.token_hex(4)}" if entries else self._folder
         disk.make_dirs(fresh)
-        disk.write_file(fresh / MARK, b"")
-        for entry in read_failures(self.path):
-            disk.write_file(fresh / _name(entry["scan"]), _dump(entry))
-        disk.make_durable(fresh)
-        if not disk.rename(fresh, self._folder):
+        disk.replace_file(fresh / MARK, b"")
+        for entry in entries:
+            disk.replace_file(fresh / _name(entry["scan"]), _dump(entry))
+        if entries and not disk.rename(fresh, self._folder):
             disk.remove_tree(fresh)
 
     def report(self, line: Mapping[str, Any]) -> None:
