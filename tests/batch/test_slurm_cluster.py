@@ -167,3 +167,19 @@ def test_an_array_that_is_killed_preempted_and_loses_a_node(tmp_path: Path, clus
     site.cli("check", "l1.zarr")
     print(f"{N_SCANS} scans in an array, 3 at a time: 1 task killed, {preempted} preempted, {lost} lost with its node;"
           " 0 bytes differ from a single run")  # fmt: skip
+
+
+def test_a_task_that_is_cancelled_stays_so(tmp_path: Path, cluster: Cluster) -> None:
+    """The engine ends with 75 as when it is preempted, but nobody wants the task again."""
+    site = Site(tmp_path, cluster)
+    slow = f"{sys.executable} {Path(__file__).with_name('slow_engine.py')}"
+    site.cli("submit", "l0.zarr", "l1.zarr", "--partition", "gpu", "--array", "1", "--command", slow)
+    (submitted,) = submissions(site.l1)
+    wait_for(lambda: scans_in_work(site.l1), 60.0, "a scan in work")
+    cluster.call("scancel", submitted.job_id)
+    wait_for(lambda: not site.tasks("RUNNING,COMPLETING,PENDING"), 30.0, "the end of the task")
+    time.sleep(1.0)
+    assert not site.tasks("PENDING,RUNNING")
+    assert site.restarts(submitted.job_id, 0) == 0
+    assert "stopped; run the same command again" in (submitted.folder / "0.log").read_text()
+    assert json.loads(site.cli("status", "l1.zarr", "--json", code=None))["missing"]

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import calib_gpu
-from calib_gpu import backend, cli, errors, modes, pipeline, records, schema
+from calib_gpu import backend, cli, errors, modes, pipeline, records, scan_report, schema
 from calib_gpu.config_files import parse_text, read_toml
 from calib_gpu.qa import metrics
 from calib_gpu.scan_report import TIMINGS
@@ -31,10 +31,14 @@ cli.register([])
 COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
-    "--check", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
+    "--check", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
+    "--export", "--constraint", "--nv", "--bind",
 }  # fmt: skip
-OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
-OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
+OTHER_ASSIGNMENTS = {
+    "consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV", "stop", "TERM", "GraceTime", "RequeueExit",
+    "local_lock",
+}  # fmt: skip
+OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_JOB_ID", "CUPY_CACHE_DIR"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -119,10 +123,10 @@ def test_every_page_is_on_the_map() -> None:
 
 
 def test_scripts_that_are_named_exist() -> None:
-    named = {name for text in TEXT.values() for name in re.findall(r"\bscripts/(\w+)", text)}
-    assert {"demo", "test", "make_docs"} <= named
+    named = {name for text in TEXT.values() for name in re.findall(r"\bscripts/([\w.-]*\w)", text)}
+    assert {"demo", "test", "make_docs", "calib-gpu.sbatch"} <= named
     for name in named:
-        assert os.access(TOP / "scripts" / name, os.X_OK), name
+        assert os.access(TOP / "scripts" / name, os.R_OK if name.endswith(".def") else os.X_OK), name
 
 
 @pages
@@ -199,11 +203,12 @@ def test_capital_names_exist(page: Path) -> None:
 
 @pages
 def test_classes_that_are_named_exist(page: Path) -> None:
-    known = {name for module in (calib_gpu, errors, records, pipeline) for name in vars(module)} | {
+    known = {name for module in (calib_gpu, errors, records, pipeline, scan_report) for name in vars(module)} | {
         "Factors",
         "InternalError",
         "OnOff",
         "OffOn",
+        "GraceTime",
     }
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
     assert named - known == set()
