@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from calib_gpu.backend import get_backend
+from calib_gpu.backend import Backend, choose_backend
 from calib_gpu.errors import ConfigError
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import ScanId
@@ -39,6 +40,7 @@ def calibrate(
     scans: Sequence[int] | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    backend: Backend | None = None,
 ) -> RunReport:
     """Calibrate the science scans of an L0 store into an L1 store.
 
@@ -54,6 +56,8 @@ def calibrate(
         Is told how it goes.
     stop
         Set it from another thread or a signal handler to end the run at the next tile.
+    backend
+        An open backend, which stays open; None: the one that ``settings.backend`` names.
 
     Returns
     -------
@@ -69,11 +73,12 @@ def calibrate(
     settings = settings or Settings()
     store = L0Store(l0)
     ids = select_scans(store, scans)
-    with Session(store, Path(l1), settings, progress or Progress(), stop) as session:
+    with Session(store, Path(l1), settings, progress or Progress(), stop, backend) as session:
         if loads_only := numbers_without_science(store, scans, ids):
             log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
         session.progress.scans(len(ids))
-        session.loop(store, LoadIndex.of(store, settings)).all(ids)
+        with session.loop(store, LoadIndex.of(store, settings)) as loop:
+            loop.all(ids)
     return session.report
 
 
@@ -89,31 +94,41 @@ class Session:
     """
 
     def __init__(
-        self, store: L0Store, l1: Path, settings: Settings, progress: Progress, stop: threading.Event | None
-    ) -> None:
+        self, store: L0Store, l1: Path, settings: Settings, progress: Progress, stop: threading.Event | None,
+        backend: Backend | None = None,
+    ) -> None:  # fmt: skip
         self._begin = time.perf_counter()
         self.settings, self.progress = settings, progress
-        self.backend = get_backend(settings.backend)
         check_table(settings)
         _apart(store.path, l1)
-        self.report = RunReport(str(store.path), str(l1), self.backend.describe())
-        self.publisher = Publisher(l1, store.path.name, settings.numeric(), overwrite=settings.overwrite)
-        try:
+        with contextlib.ExitStack() as closing:
+            self.backend, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
+            if backend is None:
+                closing.callback(self.backend.close)
+            self.report = RunReport(str(store.path), str(l1), self.backend.describe(), reason)
+            log.info("backend: %s (%s)", self.report.backend, reason)
+            self.publisher = Publisher(l1, store.path.name, settings.numeric(), overwrite=settings.overwrite)
+            closing.callback(self.publisher.close)
             self.records = RunRecords(l1, self.publisher.run)
-        except BaseException:
-            self.publisher.close()
-            raise
-        self.workers = Workers(settings.workers or usable_cores())
+            self.workers = Workers(settings.workers or usable_cores())
+            closing.callback(self.workers.close)
+            self._closing = closing.pop_all()
         if stop is not None:
             self.workers.stop = stop
         if isinstance(stop, Stop):
             stop.at_abandon(lambda: self.publisher.close(wait_s=1.0))
             stop.at_abandon(self.records.publish)
 
-    def loop(self, store: L0Store, index: LoadIndex, unchanged: Callable[[ScanId], None] | None = None) -> ScanLoop:
+    @contextlib.contextmanager
+    def loop(
+        self, store: L0Store, index: LoadIndex, unchanged: Callable[[ScanId], None] | None = None
+    ) -> Iterator[ScanLoop]:
         """The loop over scans of ``store``, whose loads are chosen from ``index``."""
         runner = ScanRunner(store, index, self.settings, self.backend, self.workers, self.publisher.run)
-        return ScanLoop(runner, self.publisher, self.records, self.report, self.progress, unchanged)
+        try:
+            yield ScanLoop(runner, self.publisher, self.records, self.report, self.progress, unchanged)
+        finally:
+            runner.close()
 
     def __enter__(self) -> Session:
         return self
@@ -121,8 +136,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.workers.close()
-        self.publisher.close()
+        self._closing.close()
         self.report.seconds = time.perf_counter() - self._begin
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
-from calib_gpu.errors import CalibError, ConfigError, OutOfMemory, Stopped
+from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, Stopped
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress, RunReport, ScanReport, summary_line, timing_line
 from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
@@ -68,10 +68,12 @@ class ScanLoop:
             for k, scan in enumerate(todo):
                 line, future = futures.pop(scan)
                 following = todo[k + 1 : k + 2]
-                self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
+                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
                 if following and following[0] not in futures:
                     prefetch(following)
                 self.finish(line)
+                if isinstance(failed, DeviceLost):
+                    raise Stopped("nothing in this process can use the GPU any more")
 
     def _sort_out(self, ids: Sequence[ScanId]) -> list[ScanId]:
         """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
@@ -131,8 +133,8 @@ class ScanLoop:
             disk.remove_tree(staged)
             raise
 
-    def _try(self, line: ScanReport, work: Callable[[], None]) -> None:
-        """Run the work of one scan; a failure is noted in its report line, and not raised. A stop is."""
+    def _try(self, line: ScanReport, work: Callable[[], None]) -> CalibError | None:
+        """Run the work of one scan; a failure is noted in its report line and returned, not raised. A stop is raised."""
         try:
             work()
         except Stopped:
@@ -140,6 +142,7 @@ class ScanLoop:
         except CalibError as error:
             error.at(line.scan)
             line.status, line.error, line.message = "failed", error.kind, str(error)
+            return error
         except MemoryError:
             lack = OutOfMemory("does not fit", array=f"stage {line.stage}", fix="is its shape what it should be?").at(
                 line.scan
@@ -151,6 +154,7 @@ class ScanLoop:
             line.message = f"{line.scan}: internal error in stage {line.stage}: {type(error).__name__}: {error}"
         else:
             line.stage = ""
+        return None
 
     def finish(self, line: ScanReport) -> None:
         """Note what happened to a scan: in the report, in the records of the store, in the log."""

@@ -111,8 +111,10 @@ class Watcher:
 
     def _refuse_other_settings(self) -> None:
         """One store, one set of settings: told at once, not in the middle of the night."""
-        publisher, runner = self.session.publisher, self.session.loop(L0Store(self._l0), self._index).runner
-        reasons = {scan: runner.other_settings(publisher.done(scan) or {}) for scan in published_scans(publisher.path)}
+        publisher = self.session.publisher
+        with self.session.loop(L0Store(self._l0), self._index) as loop:
+            told = loop.runner.other_settings
+            reasons = {scan: told(publisher.done(scan) or {}) for scan in published_scans(publisher.path)}
         if differing := [f"{scan} ({reason})" for scan, reason in reasons.items() if reason]:
             raise done_differently(publisher.path, differing)
 
@@ -215,17 +217,17 @@ class Watcher:
 
     def _calibrate(self, store: L0Store, scans: list[ScanId]) -> None:
         session = self.session
-        loop = session.loop(store, self._index, self._check_unchanged)
         todo = []
         session.progress.scans(len(session.report.scans) + len(self._pending))
-        for scan in scans:
-            self._pending.pop(scan)
-            done = session.publisher.done(scan)
-            if done is None:
-                todo.append(scan)
-            else:
-                loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
-        loop.each(todo)
+        with session.loop(store, self._index, self._check_unchanged) as loop:
+            for scan in scans:
+                self._pending.pop(scan)
+                done = session.publisher.done(scan)
+                if done is None:
+                    todo.append(scan)
+                else:
+                    loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
+            loop.each(todo)
         failed = {line.scan: line.error for line in session.report.failures}
         for scan in todo:
             seen = self._seen[scan]

@@ -1,4 +1,4 @@
-"""What all qualification tests share: their figures."""
+"""What all qualification tests share: the figure that each prints."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+Figure = Callable[[str, str, Any, Any], None]
+
 
 @pytest.fixture
-def figure(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str, Any, Any], None]:
+def figure(capsys: pytest.CaptureFixture[str]) -> Figure:
     """``figure(promise, text, value, limit)``: print what was seen and what is promised."""
 
     def note(promise: str, text: str, value: Any, limit: Any) -> None:

@@ -38,7 +38,7 @@ OTHER_ASSIGNMENTS = {
     "consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV", "stop", "TERM", "GraceTime", "RequeueExit",
     "local_lock",
 }  # fmt: skip
-OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_JOB_ID", "CUPY_CACHE_DIR"}
+OTHER_CAPITALS = {"CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_JOB_ID", "CUPY_CACHE_DIR"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

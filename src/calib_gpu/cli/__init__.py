@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "ingest",
     "atm",
     "profiles",
+    "plan",
     "run",
     "watch",
     "submit",
@@ -33,6 +34,7 @@ COMMANDS: Final = (
     "export",
     "bench",
     "doctor",
+    "selftest",
 )
 """The commands in the order of the help; each has a module of its name that registers it."""
 
