@@ -16,7 +16,6 @@ import time
 from typing import Any
 
 from calib_gpu.cli import main, observing
-from calib_gpu.errors import Unreadable
 from calib_gpu.stopping import Stop
 from calib_gpu.store import chunks, disk, group_files
 
@@ -36,12 +35,10 @@ def hurt(path: str) -> None:
     """What happens to a read before it is done."""
     if first("stuck", path):
         time.sleep(FAULTS["seconds"])
-    if first("eio", path):
-        raise Unreadable(f"chunk cannot be read: {os.strerror(errno.EIO)}", array=path)
 
 
-read_file, read_small, make_durable, catch = (
-    chunks.ChunkedArray._read_file, group_files._read, disk.make_durable, observing.catch_signals,
+read_file, read_small, make_durable, catch, os_open = (
+    chunks.ChunkedArray._read_file, group_files._read, disk.make_durable, observing.catch_signals, os.open,
 )  # fmt: skip
 
 
@@ -54,6 +51,12 @@ def faulty_read(self: Any, name: str, offset: int, size: int | None) -> Any:
 def faulty_small(path: str, *arguments: Any) -> Any:
     hurt(path)
     return read_small(path, *arguments)
+
+
+def faulty_open(path: Any, *arguments: Any, **named: Any) -> int:
+    if first("eio", str(path)):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    return os_open(path, *arguments, **named)
 
 
 def slow_durable(*arguments: Any) -> None:
@@ -70,6 +73,7 @@ def ready() -> Stop:
 chunks.ChunkedArray._read_file = faulty_read  # type: ignore[method-assign]
 group_files._read = faulty_small
 disk.make_durable = slow_durable
+os.open = faulty_open  # type: ignore[assignment]
 observing.catch_signals = ready
 try:
     main()

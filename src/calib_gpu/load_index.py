@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from calib_gpu.errors import NoLoads, ScanFailure, Unreadable
+from calib_gpu.errors import NoLoads, ReadFailed, ScanFailure, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
@@ -45,6 +45,9 @@ class LoadIndex:
         """Take in the sets of some scans: attributes and small arrays of every ``calibration/`` group are read."""
         for scan in scans:
             self._add(store, scan, settings)
+            if isinstance(self.broken.get(scan), ReadFailed):  # an error that passes must not change who serves whom
+                del self.broken[scan]
+                self._add(store, scan, settings)
         self.candidates.sort(key=lambda c: (c.time_us, c.scan))
 
     def _add(self, store: L0Store, scan: ScanId, settings: Settings) -> None:
@@ -114,6 +117,8 @@ class LoadChoice:
 @dataclass(frozen=True)
 class LoadFinder:
     """Finds the load set (or two) of a scan.
+
+    A set that would serve and that the disk does not give now (:class:`ReadFailed`) fails the scan.
 
     ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them, and may find
     damage. With one that always says yes, the choice follows from metadata alone. Damage in a scan's own set fails the
@@ -203,6 +208,8 @@ class LoadFinder:
         """``complete`` for the loads of another scan: damage is noted, not raised."""
         try:
             return self.complete(scan)
+        except ReadFailed:
+            raise  # it may be read the next time: without it the scan would get other loads now than then
         except ScanFailure as error:
             self.damage[scan] = error
         except Exception as error:  # whatever is wrong with the loads of another scan must not fail this one

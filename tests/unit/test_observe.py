@@ -208,10 +208,9 @@ def test_nothing_is_published_after_a_run_was_given_up(tmp_path: Path) -> None:
     """The disk brings a scan to the disk at last, when what was staged is being removed already."""
     one = Publisher(tmp_path / "l1.zarr", "l0.zarr", {}, overwrite=False)
     staged = one.stage(ScanId(1))
-    staged.mkdir()
-    (staged / "zarr.json").write_text("{}")
     one.close(wait_s=1.0)
     staged.mkdir(parents=True)
+    (staged / "zarr.json").write_text("{}")
     with pytest.raises(Stopped):
         one.publish(ScanId(1), staged, overwrite=False)
     assert not (tmp_path / "l1.zarr" / "scan_000001").exists()

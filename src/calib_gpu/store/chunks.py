@@ -256,7 +256,7 @@ class ChunkedArray:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
@@ -280,7 +280,7 @@ class ChunkedArray:
         except OSError as error:
             if isinstance(error, Unreadable):
                 raise
-            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         finally:
             os.close(handle)
 

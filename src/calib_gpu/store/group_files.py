@@ -48,7 +48,7 @@ class GroupFiles:
         except OSError as error:
             if isinstance(error, Unreadable):
                 raise
-            raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename)) from None
+            raise reads.failure(error, "cannot be read", array=str(error.filename)) from None
         self.digest = digest.hexdigest()
 
     def of(self, array: str = "") -> Mapping[str, bytes]:

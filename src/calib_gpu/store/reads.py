@@ -1,4 +1,4 @@
-"""Which file each thread is reading now, and since when: so that a stuck disk can be named.
+"""Which file each thread is reading now, and since when, so that a stuck disk can be named; and what an error of it means.
 
 Noting a read costs two entries of a dictionary, which is little beside opening a file.
 """
@@ -6,11 +6,19 @@ Noting a read costs two entries of a dictionary, which is little beside opening 
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import threading
 import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from calib_gpu.errors import ReadFailed, Unreadable
+
+PASSING: Final = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOLINK, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+)
+"""Errors of the system that say nothing about the file: it may be read the next time."""
 
 _now: dict[int, tuple[object, float]] = {}
 _ended = itertools.count()
@@ -39,6 +47,12 @@ class noted:
     ) -> None:
         _now.pop(threading.get_ident(), None)
         next(_ended)
+
+
+def failure(error: OSError, what: str, *, array: str, value: object = None) -> Unreadable:
+    """The error for a file that cannot be read."""
+    kind = ReadFailed if error.errno in PASSING else Unreadable
+    return kind(f"{what}: {error.strerror}", array=array, value=value)
 
 
 def longest() -> Read | None:
