@@ -94,10 +94,12 @@ class RunReport:
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
     seconds: float = 0.0
+    _place: dict[str, int] = field(default_factory=dict, repr=False)
 
     def add(self, line: ScanReport) -> None:
         """Take the report of a scan, in the place of an earlier one of the same scan."""
-        self.scans[:] = [s for s in self.scans if s.scan != line.scan] + [line]
+        place = self._place.setdefault(line.scan, len(self.scans))
+        self.scans[place : place + 1] = [line]
 
     def count(self, *status: str) -> int:
         """Number of scans with one of these states: ok, skipped, failed."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from calib_gpu.errors import NoLoads, ScanFailure, Stopped, Unreadable
+from calib_gpu.errors import CalibError, NoLoads, ScanFailure, Stopped, Unreadable
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
@@ -105,7 +105,7 @@ class Watcher:
         self._index = LoadIndex([])
         self._seen: dict[ScanId, Seen] = {}
         self._pending: dict[ScanId, CountGroup | None] = {}
-        self._latest_us = float("-inf")
+        self._latest_us, self._told = float("-inf"), ""
         self._last_event = clock()
         self._refuse_other_settings()
 
@@ -138,7 +138,19 @@ class Watcher:
         return limit is not None and not settling and self._clock() - self._last_event >= limit
 
     def step(self) -> None:
-        """One look, and the work that it shows."""
+        """One look, and the work that it shows; a store that cannot be read or written now is looked at again."""
+        try:
+            self._step()
+        except Stopped:
+            raise
+        except (CalibError, OSError) as error:
+            if str(error) != self._told:
+                log.warning("%s; it is tried again", error)
+            self._told = str(error)
+        else:
+            self._told = ""
+
+    def _step(self) -> None:
         store = L0Store(self._l0)
         fresh = [scan for scan in store.scan_ids() if self._became_ready(store, scan)]
         for scan in fresh:

@@ -223,3 +223,30 @@ def test_the_commands(tmp_path: Path, programs: Path) -> None:
     assert (shown.returncode, len(json.loads(shown.stdout)["done"])) == (0, 3)
     assert cli(tmp_path, "status", "l1.zarr", "--retry-failed").returncode == 64
     assert "nothing to submit" in cli(tmp_path, "status", "l1.zarr", "--resume").stdout
+
+
+def test_the_script_for_those_who_do_without_submit(tmp_path: Path) -> None:
+    """Task k of n takes every n-th scan; it ends like the scripts of submit."""
+    path = Path(__file__).parents[2] / "scripts" / "calib-gpu.sbatch"
+    assert path.read_text().endswith(slurm.QUEUE_AGAIN)
+    l0 = night(tmp_path, (7, 25650, 25651, 1234567))
+    for name, text in {"srun": 'echo "$@"; exit $CODE', "squeue": "echo RUNNING", "scontrol": 'echo "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def task(k: int, n: int, **more: str) -> list[str]:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "L0": str(l0), "L1": "/data/l1.zarr", "SLURM_CPUS_PER_TASK": "4",
+               "SLURM_ARRAY_TASK_ID": str(k), "SLURM_ARRAY_TASK_COUNT": str(n), "SLURM_JOB_ID": "77", "CODE": "0"}  # fmt: skip
+        env |= more
+        done = subprocess.run(["bash", str(path)], env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (int(env["CODE"]), "")
+        return done.stdout.splitlines()
+
+    call = f"--cpus-per-task=4 calib-gpu run {l0} /data/l1.zarr --scans {{}} --workers 4"
+    assert task(0, 3) == [call.format("7,1234567")]
+    assert task(1, 3) == [call.format("25650")]
+    assert task(2, 3) == [call.format("25651")]
+    assert task(5, 6) == []
+    assert task(0, 1, OPTIONS="--dtype float32", CODE="75") == [
+        call.format("7,25650,25651,1234567") + " --dtype float32", "requeue 77",
+    ]  # fmt: skip

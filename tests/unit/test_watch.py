@@ -300,6 +300,21 @@ def test_other_settings_are_refused_at_once(tmp_path: Path) -> None:
         watch(night.l0, night.l1, Settings(), Pace(until_idle=0.0), Progress(), Stop())
 
 
+def test_a_store_that_is_away_for_a_while_does_not_end_the_night(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network file system that comes back; told once."""
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    with night:
+        night.l0.rename(tmp_path / "away")
+        assert [night.looks(), night.looks(), night.looks()] == [[]] * 3
+        assert len([r for r in caplog.records if "no such directory" in r.message]) == 1
+        (tmp_path / "away").rename(night.l0)
+        assert night.looks() == ["scan_000001"]
+
+
 def test_a_stop_ends_it_with_75(tmp_path: Path) -> None:
     night = Night(tmp_path)
     night.scan(1, 0.0)

@@ -41,7 +41,7 @@ class Heartbeat(Progress):
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(self._interval)
+        self._thread.join(1.0)  # not longer: it may be stuck in a write
 
     def scans(self, total: int) -> None:
         """The number of scans is known."""
