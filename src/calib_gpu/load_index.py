@@ -16,6 +16,9 @@ from calib_gpu.store.l0 import L0Store
 
 log = logging.getLogger("calib_gpu")
 
+LOAD_TEMPERATURES: Final = ("thot", "tcold", "load_temp_sig", "load_temp_img")
+"""The arrays that reading a load set needs beside the counts."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -56,7 +59,7 @@ class LoadIndex:
         try:
             if not store.subscan_classes(scan, "calibration"):
                 return
-            group = with_saturation(store.group(scan, "calibration"), settings)
+            group = _slim(with_saturation(store.group(scan, "calibration"), settings))
         except ScanFailure as error:
             self.broken[scan] = error
             return
@@ -101,6 +104,13 @@ class LoadIndex:
 
 _LATER: Final = ScanId(10**9)
 """Stands for a scan that has not come yet; the numbers of scans are smaller."""
+
+
+def _slim(group: CountGroup) -> CountGroup:
+    """The group without the small arrays that its subscans and its tuning hold already: a night has a thousand of them."""
+    return replace(
+        group, arrays={name: group.arrays[name] for name in LOAD_TEMPERATURES if name in group.arrays}, attrs={}
+    )
 
 
 @dataclass(frozen=True)

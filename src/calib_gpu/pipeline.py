@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from calib_gpu.backend import Backend, choose_backend
-from calib_gpu.errors import ConfigError
+from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import ScanId
 from calib_gpu.scan_loop import ScanLoop
@@ -79,6 +79,7 @@ def calibrate(
         session.progress.scans(len(ids))
         with session.loop(store, LoadIndex.of(store, settings)) as loop:
             loop.all(ids)
+        session.record()
     return session.report
 
 
@@ -109,7 +110,7 @@ class Session:
             log.info("backend: %s (%s)", self.report.backend, reason)
             self.publisher = Publisher(l1, store.path.name, settings.numeric(), overwrite=settings.overwrite)
             closing.callback(self.publisher.close)
-            self.records = RunRecords(l1, self.publisher.run)
+            self.records = RunRecords(l1, self.publisher.run, self.publisher.replace_file)
             self.workers = Workers(settings.workers or usable_cores())
             closing.callback(self.workers.close)
             self._closing = closing.pop_all()
@@ -117,7 +118,7 @@ class Session:
             self.workers.stop = stop
         if isinstance(stop, Stop):
             stop.at_abandon(lambda: self.publisher.close(wait_s=1.0))
-            stop.at_abandon(self.records.publish)
+            stop.at_abandon(self.record)
 
     @contextlib.contextmanager
     def loop(
@@ -129,6 +130,16 @@ class Session:
             yield ScanLoop(runner, self.publisher, self.records, self.report, self.progress, unchanged)
         finally:
             runner.close()
+
+    def record(self) -> None:
+        """Bring ``failures.json`` up to date; the report tells where that cannot be done."""
+        try:
+            self.records.publish()
+        except OutputError as error:
+            log.error("the list of failures is not up to date: %s", error)
+            self.report.unrecorded = True
+        else:
+            self.report.unrecorded = False
 
     def __enter__(self) -> Session:
         return self

@@ -52,7 +52,6 @@ class ScanLoop:
             self.each(self._sort_out(ids))
         except Stopped:
             self.report.stopped = True
-        self.records.publish()
 
     def each(self, todo: Sequence[ScanId]) -> None:
         """Calibrate scans one after the other; raises :class:`Stopped`, a failure of a scan is noted in its line."""
@@ -108,7 +107,7 @@ class ScanLoop:
         digest = self.runner.settings.digest()
         others = [
             str(scan) for scan in published_scans(self.publisher.path)
-            if scan not in ids and (self.publisher.done(scan) or {}).get("settings_digest") != digest
+            if scan not in ids and self.publisher.settings_digest(scan) != digest
         ]  # fmt: skip
         if others:
             log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))

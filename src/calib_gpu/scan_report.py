@@ -93,6 +93,7 @@ class RunReport:
     scans: list[ScanReport] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
+    unrecorded: bool = False
     seconds: float = 0.0
     _place: dict[str, int] = field(default_factory=dict, repr=False)
 
@@ -112,9 +113,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> Exit:
-        """0 all scans done, 1 none, 2 some; 73 if nothing could be written, 75 if stopped."""
+        """0 all scans done, 1 none, 2 some; 73 if nothing, or not the list of failures, could be written; 75 if stopped."""
         if self.stopped:
             return Exit.STOPPED
+        if self.unrecorded:
+            return Exit.CANNOT_WRITE
         done = self.count("ok", "skipped")
         if done and not self.failures and not self.waiting:
             return Exit.ALL

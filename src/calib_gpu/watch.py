@@ -93,7 +93,7 @@ def watch(
             watcher.until_over(stop)
         except Stopped:
             session.report.stopped = True
-        session.records.publish()
+        session.record()
     return session.report
 
 
@@ -246,7 +246,7 @@ class Watcher:
             seen.failed = str(scan) in failed
             lacks_loads = failed.get(str(scan)) == NoLoads.__name__
             seen.failed_with = len(self._index.candidates) if lacks_loads else None
-        session.records.publish()
+        session.record()
 
     def _check_unchanged(self, scan: ScanId) -> None:
         """What was taken by its silence must be the same after it was read."""

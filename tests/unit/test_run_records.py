@@ -65,7 +65,7 @@ def test_a_failure_noted_while_another_run_writes_is_not_lost(
             meanwhile()
         return None
 
-    monkeypatch.setattr(disk, "replace_file", slow)
+    monkeypatch.setattr(one, "_replace", slow)
     one.publish()
     assert calls
     assert listed(tmp_path) == ["scan_000001", "scan_000002"]
@@ -151,7 +151,7 @@ def test_a_full_disk_loses_no_failure_of_the_run(tmp_path: Path, monkeypatch: py
             raise OutputError("cannot write: No space left on device", array=str(path))
         replace(path, data)
 
-    monkeypatch.setattr(disk, "replace_file", full)
+    monkeypatch.setattr(one, "_replace", full)
     one.failed("scan_000001", "write", "OutputError", "full")
     one.publish()
     assert listed(tmp_path) == ["scan_000001"]

@@ -8,7 +8,6 @@ left-overs and are removed at start.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -16,10 +15,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, Stopped, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import disk
+from calib_gpu.store import disk, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.l0 import SCAN_NAME
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -63,30 +64,29 @@ class Publisher:
             raise
 
     def _refuse_foreign(self) -> None:
-        if (self.path / "zarr.json").is_file():
-            foreign = group_attrs(self.path).get("format") != FORMAT
+        if disk.is_file(self.path / "zarr.json"):
+            try:
+                foreign = group_attrs(self.path).get("format") != FORMAT
+            except Unreadable as error:
+                raise OutputError(str(error)) from None
         else:
-            foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
             raise OutputError(
                 "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
             )
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
-        """The store with its document appears by one rename, so that no other run sees it without."""
         document, path = dump_json(sealed(group_document(attrs))[0]), self.path / "zarr.json"
-        if not path.is_file():
-            fresh = self._staging / "store"
-            disk.make_dirs(fresh)
-            disk.replace_file(fresh / "zarr.json", document)
-            disk.make_dirs(self.path.parent)
-            with contextlib.suppress(OutputError):  # then as if another run had made the folder
-                if disk.rename(fresh, self.path):
-                    return disk.sync_dir(self.path.parent)
-            disk.remove_tree(fresh)
-            disk.make_dirs(self.path)
-        if not path.is_file() or (overwrite and path.read_bytes() != document):
-            disk.replace_file(path, document)
+        if not disk.is_file(path):
+            disk.make_dirs(self.path, durable=True)
+            self.replace_file(path, document)
+        elif overwrite and disk.measure(path) != (len(document), google_crc32c.value(document)):
+            self.replace_file(path, document)
+
+    def replace_file(self, path: Path, data: bytes) -> None:
+        """Write a file of the store so that it is the old or the new one; what a killed run leaves lies in its staging."""
+        disk.replace_file(path, data, self._staging)
 
     def _claim(self) -> tuple[Path, int | None]:
         """A staging folder of our own and its lock; taken anew if another run cleaned it up before it was locked.
@@ -97,31 +97,48 @@ class Publisher:
             folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
             disk.make_dirs(folder)
             lock = _lock(folder)
-            if lock is not None and folder.is_dir():
+            if lock is not None and disk.is_dir(folder):
                 return folder, lock
             if lock is not None:
-                os.close(lock)
+                system.close(lock)
             disk.remove_tree(folder)
+        disk.make_dirs(folder)
         return folder, None
 
     def _remove_leftovers(self) -> None:
-        for folder in (self.run / "staging").iterdir():
-            if folder.is_dir() and (lock := _lock(folder)) is not None:
+        for name in disk.entries(self.run / "staging"):
+            folder = self.run / "staging" / name
+            if disk.is_dir(folder) and (lock := _lock(folder)) is not None:
                 # moved first: where locks do not hold across nodes its owner may live, and must not find a part of it
                 dead = folder.with_name(f"left-over-{secrets.token_hex(4)}")
                 with contextlib.suppress(OutputError):
                     disk.rename(folder, dead)
                 disk.remove_tree(dead)
-                os.close(lock)
+                system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
-        """Attributes of a published scan, None if there is none."""
-        if not (self.path / scan.path / "zarr.json").is_file():
+        """Attributes of a published scan, None if there is none.
+
+        Raises
+        ------
+        OutputError
+            Its document cannot be read, so that nobody can tell how it was made.
+        """
+        path = self.path / scan.path / "zarr.json"
+        if not disk.is_file(path):
             return None
         try:
-            return group_attrs(self.path / scan.path)
-        except Unreadable:
-            return {}
+            return group_attrs(path.parent)
+        except Unreadable as error:
+            fix = f"look with calib-gpu check; --overwrite --scans {scan.number} replaces it"
+            raise OutputError(f"how it was made cannot be told: {error.what}", array=str(path), fix=fix) from None
+
+    def settings_digest(self, scan: ScanId) -> str | None:
+        """That of the settings which a published scan was made with; None if that cannot be told."""
+        try:
+            return (self.done(scan) or {}).get("settings_digest")
+        except OutputError:
+            return None
 
     def stage(self, scan: ScanId) -> Path:
         """A fresh staging folder for a scan."""
@@ -132,7 +149,8 @@ class Publisher:
     def publish(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         """Move a staged scan into the store by one rename; False if another run published the same scan first.
 
-        With ``overwrite`` the scan that stands there is moved out of the store first.
+        With ``overwrite`` it changes places with the scan that stands there. Whether it is there is told by its digest, for
+        a file system on the network can lose the reply of a rename that was done. Nothing is published after :meth:`close`.
         """
         disk.make_durable(staged, self._lock)
         if gone := _gone(staged):
@@ -140,34 +158,66 @@ class Publisher:
                 "files of the staged scan are gone", array=str(staged), value=", ".join(gone[:3]),
                 fix="do locks hold across nodes? (docs/hpc.md)",
             )  # fmt: skip
-        target = self.path / scan.path
-        if scan.band and not (target.parent / "zarr.json").is_file():
-            disk.make_dirs(target.parent)
-            disk.replace_file(target.parent / "zarr.json", dump_json(sealed(group_document({}))[0]))
-        if self._move(staged, target, overwrite=overwrite):
-            try:
-                disk.sync_dir(target.parent)
-            except OutputError as error:  # it is there and complete: not a failure of the scan
-                log.warning("%s is published, but the file system did not confirm it: %s", scan, error)
-            return True
-        mine, theirs = group_attrs(staged), group_attrs(target)
-        disk.remove_tree(staged)
-        if mine.get("digest") != theirs.get("digest"):
-            raise OutputError(
-                "another run published this scan with other settings",
-                array=str(target),
-                fix="use one output store for one set of settings",
-            )
-        return False
-
-    def _move(self, staged: Path, target: Path, *, overwrite: bool) -> bool:
-        """Rename a staged scan into the store; never after :meth:`close`, which removes what is staged."""
         with self._gate:
             if self._closed:
                 raise Stopped("the run was given up")
-            if overwrite and target.is_dir():
-                disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
+            return self._move(scan, staged, overwrite=overwrite)
+
+    def _move(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
+        target, mine = self.path / scan.path, _digest(staged)
+        group = target.parent
+        if scan.band and not disk.is_file(group / "zarr.json") and self._publish_first_band(staged, target):
+            return True
+        try:
+            moved = self._replace(staged, target) if overwrite and disk.is_dir(target) else disk.rename(staged, target)
+        except OutputError:
+            if _digest(target) != mine:
+                raise
+            moved = True
+        theirs = mine if moved else _digest(target)
+        moved = moved or not disk.exists(staged)
+        if moved and theirs == mine:
+            self._confirm(scan, group)  # before what was replaced is removed: a power loss must not leave that half
+        disk.remove_tree(staged)
+        if theirs != mine:
+            raise OutputError(
+                "another run published this scan with other settings" if theirs else "is there, but is no scan",
+                array=str(target),
+                fix="use one output store for one set of settings, or --overwrite",
+            )
+        return moved
+
+    def _publish_first_band(self, staged: Path, target: Path) -> bool:
+        """Publish a band together with the group of its scan, so that no scan without bands is ever seen."""
+        scan = self._staging / f"{target.parent.name}-{secrets.token_hex(4)}"
+        disk.write_file(scan / "zarr.json", dump_json(sealed(group_document({}))[0]))
+        disk.rename(staged, scan / target.name)
+        disk.make_durable(scan, self._lock)
+        if disk.rename(scan, target.parent):
+            self._confirm(target, target.parent.parent)
+            return True
+        disk.rename(scan / target.name, staged)  # another run made the group meanwhile
+        return False
+
+    def _replace(self, staged: Path, target: Path) -> bool:
+        """Put a staged scan in the place of another, in one step where the file system can do that."""
+        if disk.exchange(staged, target):
+            return True
+        aside = self._staging / f"replaced-{secrets.token_hex(4)}"
+        disk.rename(target, aside)
+        try:
             return disk.rename(staged, target)
+        except OutputError:
+            disk.rename(aside, target)  # rather the old scan than none
+            raise
+
+    @staticmethod
+    def _confirm(what: object, folder: Path) -> None:
+        """Make an entry of the store durable; it is there and complete, so that no failure of this is one of the scan."""
+        try:
+            disk.sync_dir(folder)
+        except OutputError as error:
+            log.warning("%s is published, but the file system did not confirm it: %s", what, error)
 
     def close(self, wait_s: float = -1.0) -> None:
         """Remove this run's staging folder and give up its lock; nothing is published any more.
@@ -182,32 +232,40 @@ class Publisher:
             self._gate.release()
         disk.remove_tree(self._staging)
         if self._lock is not None:
-            os.close(self._lock)
+            system.close(self._lock)
             self._lock = None
 
 
-def _lock(folder: Path) -> int | None:
-    """Take the lock of a staging folder; None if its owner is alive."""
+def _digest(folder: Path) -> str | None:
+    """The digest that stands in the document of a scan; None if there is none."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        return group_attrs(folder).get("digest")
+    except Unreadable:
+        return None
+
+
+def _lock(folder: Path) -> int | None:
+    """Take the lock of a staging folder; None if its owner is alive, or where there are no locks."""
+    try:
+        handle = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(handle)
     except OSError:
-        os.close(handle)
+        system.close(handle)
         return None
     return handle
 
 
 def _gone(staged: Path) -> list[str]:
     """Files that the document of a staged scan lists and that are not there in their size."""
-    if not (staged / "zarr.json").is_file():
+    if not disk.is_file(staged / "zarr.json"):
         return ["zarr.json"]
 
     def size(name: str) -> int:
         try:
-            return (staged / name).stat().st_size
+            return system.stat(staged / name).st_size
         except OSError:
             return -1
 
@@ -223,7 +281,7 @@ def scans_in_work(l1: Path) -> list[str]:
         if lock is None:
             found += [path.name.replace(".", "/", 1) for path in folder.glob("scan_*")]
         else:
-            os.close(lock)
+            system.close(lock)
     return sorted(found)
 
 

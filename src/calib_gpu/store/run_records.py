@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import google_crc32c
+
 from calib_gpu.errors import OutputError
-from calib_gpu.store import disk
+from calib_gpu.store import disk, system
+
+log = logging.getLogger("calib_gpu")
 
 MARK: Final = ".from-failures-json"
 """Keeps the folder of failures from being empty, for a rename replaces an empty folder."""
+
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+
+Replace = Callable[[Path, bytes], None]
+"""Writes a file so that it is the old or the new one."""
 
 
 class RunRecords:
@@ -31,10 +41,11 @@ class RunRecords:
         The folder cannot be written.
     """
 
-    def __init__(self, l1: Path, run: Path) -> None:
+    def __init__(self, l1: Path, run: Path, replace: Replace = disk.replace_file) -> None:
         self.path, self._report, self._folder = l1 / "failures.json", run / "report.jsonl", run / "failures"
+        self._replace = replace
         self._unwritten: dict[str, Mapping[str, Any] | None] = {}
-        if not self._folder.is_dir():
+        if not disk.is_dir(self._folder):
             self._adopt(run)
 
     def _adopt(self, run: Path) -> None:
@@ -42,16 +53,22 @@ class RunRecords:
         entries = read_failures(self.path)
         fresh = run / f"failures.{secrets.token_hex(4)}" if entries else self._folder
         disk.make_dirs(fresh)
-        disk.replace_file(fresh / MARK, b"")
+        with contextlib.suppress(OutputError):  # another run, that makes the same folder, was faster
+            disk.write_file(fresh / MARK, b"")
+        if not entries:
+            return
         for entry in entries:
-            disk.replace_file(fresh / _name(entry["scan"]), _dump(entry))
-        if entries and not disk.rename(fresh, self._folder):
+            disk.write_file(fresh / _name(entry["scan"]), _dump(entry))
+        disk.make_durable(fresh)
+        if not disk.rename(fresh, self._folder):
             disk.remove_tree(fresh)
 
     def report(self, line: Mapping[str, Any]) -> None:
         """Append a line to ``report.jsonl``; that it cannot be written is no reason to stop."""
-        with contextlib.suppress(OutputError):
+        try:
             disk.append_line(self._report, json.dumps(line, allow_nan=False).encode())
+        except OutputError as error:
+            log.warning("%s has no line in the report: %s", line.get("scan"), error)
 
     def failed(self, scan: str, stage: str, error: str, message: str) -> None:
         """Note that a scan failed."""
@@ -73,7 +90,7 @@ class RunRecords:
         if entry is None:
             disk.remove_file(self._folder / _name(scan))
         else:
-            disk.replace_file(self._folder / _name(scan), _dump(entry))
+            self._replace(self._folder / _name(scan), _dump(entry))
 
     def publish(self) -> None:
         """Bring ``failures.json`` up to date: absent if no scan has failed.
@@ -91,8 +108,8 @@ class RunRecords:
                 disk.remove_file(self.path)
                 continue
             text = json.dumps(entries, indent=1).encode() + b"\n"
-            if not self.path.is_file() or self.path.read_bytes() != text:
-                disk.replace_file(self.path, text)
+            if disk.measure(self.path) != (len(text), google_crc32c.value(text)):
+                self._replace(self.path, text)
 
     def failures(self) -> list[dict[str, Any]]:
         """The failures that are noted: of each scan that of its last try."""
@@ -103,7 +120,7 @@ class RunRecords:
     def _state(self) -> dict[str, tuple[int, int]]:
         """Name, number and time of the file of each failure."""
         found = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+        with contextlib.suppress(FileNotFoundError), system.scandir(self._folder) as entries:
             for entry in entries:
                 if entry.name.endswith(".json"):
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -127,8 +144,8 @@ def read_failures(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(disk.read_file(path, MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
         return []
     return [entry for entry in (found if isinstance(found, list) else [found]) if isinstance(entry, dict)]
 
