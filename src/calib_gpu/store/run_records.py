@@ -88,7 +88,7 @@ class RunRecords:
 
     def _write(self, scan: str, entry: Mapping[str, Any] | None) -> None:
         if entry is None:
-            disk.remove_file(self._folder / _name(scan))
+            _remove(self._folder / _name(scan))
         else:
             self._replace(self._folder / _name(scan), _dump(entry))
 
@@ -105,7 +105,7 @@ class RunRecords:
             seen = found
             entries = sorted(self.failures(), key=lambda entry: str(entry["scan"]))
             if not entries:
-                disk.remove_file(self.path)
+                _remove(self.path)
                 continue
             text = json.dumps(entries, indent=1).encode() + b"\n"
             if disk.measure(self.path) != (len(text), google_crc32c.value(text)):
@@ -148,6 +148,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError):
         return []
     return [entry for entry in (found if isinstance(found, list) else [found]) if isinstance(entry, dict)]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file; a rerun in which nothing has changed changes nothing."""
+    if disk.exists(path):
+        disk.remove_file(path)
 
 
 def _dump(entry: Mapping[str, Any]) -> bytes:
