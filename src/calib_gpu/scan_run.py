@@ -99,12 +99,19 @@ class ScanRunner:
             digests["atmosphere"] = self._table_digest
         return {"expected_loads": [str(s) for s in expected], "sha256": digests}
 
-    def difference(self, scan: ScanId, done: dict[str, Any]) -> str:
+    def difference(self, done: dict[str, Any]) -> str:
         """Empty if a published scan was made from the same input with the same settings, else what differs."""
+        return self.other_settings(done) or self._other_input(done)
+
+    def other_settings(self, done: dict[str, Any]) -> str:
+        """Empty if a published scan was made by this version with the same settings, else what differs."""
         if done.get("engine_version") != __version__:
             return f"engine version {done.get('engine_version')}"
         if done.get("settings_digest") != self.settings.digest():
             return f"other settings: {', '.join(self._changed(done)) or 'their origin'}"
+        return ""
+
+    def _other_input(self, done: dict[str, Any]) -> str:
         known = done.get("inputs", {}).get("sha256", {})
         missing = [name for name in known if name != "atmosphere" and not (self.store.path / name).is_dir()]
         now = {name: self._digest(name) for name in known if name not in missing}

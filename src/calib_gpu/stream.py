@@ -34,7 +34,7 @@ from calib_gpu.backend.tile import TileLayout
 from calib_gpu.errors import DeviceLost
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import Floats
-from calib_gpu.workers import SIGNAL_LATENCY_S, Workers
+from calib_gpu.workers import STOP_LATENCY_S, Workers
 
 T = TypeVar("T", bound=Block)
 
@@ -222,7 +222,7 @@ class DeviceTiles:
                     raise DeviceLost("a tile failed on the device", value=str(self._failed), fix="run again")
                 if not wait:
                     return None
-                self._changed.wait(SIGNAL_LATENCY_S)
+                self._changed.wait(STOP_LATENCY_S)
                 self.workers.check()
             return _DeviceJob(self, self._free.popleft(), layout)
 

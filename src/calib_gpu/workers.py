@@ -27,8 +27,8 @@ CHANNEL_BYTES = 80
 WORTH_SHARING = 4 * 1024 * 1024
 """Bytes of counts from which work is shared between threads, and the next scan loaded while one is calibrated."""
 
-SIGNAL_LATENCY_S = 0.2
-"""How long the main thread waits without a look at signals: Python runs their handlers only there."""
+STOP_LATENCY_S = 0.2
+"""How long a thread waits for others without a look at what they have done."""
 
 
 def usable_cores() -> int:
@@ -73,7 +73,7 @@ class Workers:
         if n_bytes is not None and n_bytes < WORTH_SHARING:
             return [checked(item) for item in items]
         futures: list[Future[Result]] = [self._pool.submit(checked, item) for item in items]
-        while wait(futures, timeout=SIGNAL_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
+        while wait(futures, timeout=STOP_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
             if any(f.done() and f.exception() is not None for f in futures):
                 break
         failed = [f for f in futures if f.done() and not f.cancelled() and f.exception() is not None]

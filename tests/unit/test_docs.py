@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import calib_gpu
-from calib_gpu import backend, cli, errors, modes, pipeline, records, schema
+from calib_gpu import backend, cli, errors, modes, pipeline, records, scan_report, schema
 from calib_gpu.config_files import parse_text, read_toml
 from calib_gpu.qa import metrics
 from calib_gpu.scan_report import TIMINGS
@@ -32,10 +32,15 @@ COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
     "--check", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary", "--full",
+    "--export", "--constraint", "--nv", "--bind",
 }  # fmt: skip
-OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV", "CALIB_GPU_QUALIFY"}
+OTHER_ASSIGNMENTS = {
+    "consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV", "CALIB_GPU_QUALIFY", "stop", "TERM", "GraceTime",
+    "RequeueExit", "local_lock",
+}  # fmt: skip
 OTHER_CAPITALS = {
-    "CALIB_GPU_FIGURES", "CALIB_GPU_QUALIFY", "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK",
+    "CALIB_GPU_FIGURES", "CALIB_GPU_QUALIFY", "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID",
+    "CUPY_CACHE_DIR",
 }  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -121,10 +126,10 @@ def test_every_page_is_on_the_map() -> None:
 
 
 def test_scripts_that_are_named_exist() -> None:
-    named = {name for text in TEXT.values() for name in re.findall(r"\bscripts/(\w+)", text)}
-    assert {"demo", "test", "make_docs"} <= named
+    named = {name for text in TEXT.values() for name in re.findall(r"\bscripts/([\w.-]*\w)", text)}
+    assert {"demo", "test", "make_docs", "calib-gpu.sbatch"} <= named
     for name in named:
-        assert os.access(TOP / "scripts" / name, os.X_OK), name
+        assert os.access(TOP / "scripts" / name, os.R_OK if name.endswith(".def") else os.X_OK), name
 
 
 @pages
@@ -202,11 +207,12 @@ def test_capital_names_exist(page: Path) -> None:
 
 @pages
 def test_classes_that_are_named_exist(page: Path) -> None:
-    known = {name for module in (calib_gpu, errors, records, pipeline) for name in vars(module)} | {
+    known = {name for module in (calib_gpu, errors, records, pipeline, scan_report) for name in vars(module)} | {
         "Factors",
         "InternalError",
         "OnOff",
         "OffOn",
+        "GraceTime",
     }
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
     assert named - known == set()

@@ -196,7 +196,7 @@ class _Sample:
         notes = [*self.loaded.report.warnings, *self.atmosphere.warnings]
         if self.atmosphere.pwv is not None:
             notes.insert(0, f"pwv: {self.atmosphere.status}, taken from {self.atmosphere.source}")
-        if done is not None and (differs := self.runner.difference(self.loaded.scan.id, done)):
+        if done is not None and (differs := self.runner.difference(done)):
             notes.append(f"L1 was made otherwise: {differs}")
         n_dump = source.subscans[self.subscan].n_dump
         where = f"source, subscan {self.subscan}, dump {place.d}" + ("" if n_dump is None else f" of {n_dump}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
-from calib_gpu.errors import MissingValue, ScanFailure
+from calib_gpu.errors import MissingValue, ReadFailed, ScanFailure
 from calib_gpu.modes import Mode, detect_mode
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.frequency import frequency_axes, to_topocentric
@@ -323,7 +323,8 @@ class LoadSetCache:
                 self._held[scan], n = self._read(scan)
             except ScanFailure as error:
                 error.at(str(scan))
-                self.damaged[scan] = copy.copy(error)  # without the frames that the error holds
+                if not isinstance(error, ReadFailed):  # that is no damage: the next scan tries again
+                    self.damaged[scan] = copy.copy(error)  # without the frames that the error holds
                 raise
             self.bytes_read += n
             while len(self._held) > CACHED_SETS:

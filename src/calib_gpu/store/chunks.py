@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
-from calib_gpu.store import codecs, guard, small_chunks, system
+from calib_gpu.store import codecs, guard, reads, small_chunks, system
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.guard import DEFAULT_LIMITS, CodecError, Limits
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
@@ -276,10 +276,18 @@ class ChunkedArray:
 
         A negative offset counts from the end.
         """
+        with reads.noted(f"{self.path}/{name}"):
+            return self._read_file(name, offset, size, most)
+
+    def _read_file(self, name: str, offset: int, size: int | None, most: int) -> tuple[memoryview | None, int]:
         try:
             handle, length = guard.open_file(f"{self.path}/{name}", self.label, name, "chunk")
         except FileNotFoundError:
             return None, 0
+        except OSError as error:
+            if isinstance(error, Unreadable):
+                raise
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         try:
             offset = length + offset if offset < 0 else offset
             size = length - offset if size is None else size
@@ -303,7 +311,7 @@ class ChunkedArray:
         except OSError as error:
             if isinstance(error, Unreadable):
                 raise
-            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         finally:
             system.close(handle)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard, system
+from calib_gpu.store import guard, reads, system
 
 DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 HELD_BYTES: Final = 64 * 1024 * 1024
@@ -49,7 +49,8 @@ class GroupFiles:
             if left < 0 or (is_document and status.st_size > guard.MAX_DOCUMENT_BYTES):
                 rule = f"a document <= {guard.MAX_DOCUMENT_BYTES} bytes, small arrays <= {guard.SMALL_FILES_BYTES} together"
                 raise Unreadable("too large", array=path, value=f"{status.st_size} bytes", rule=rule)
-            raw = _read(path, status.st_size, digest, room if wanted else 0)
+            with reads.noted(path):
+                raw = _read(path, status.st_size, digest, room if wanted else 0)
             if raw is not None:
                 room -= len(raw)
                 self._held.setdefault(array, {})[name] = raw
@@ -75,7 +76,7 @@ def _walk(folder: str, depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
     except OSError as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable(f"cannot be read: {error.strerror}", array=str(error.filename or folder)) from None
+        raise reads.failure(error, "cannot be read", array=str(error.filename or folder)) from None
     for path in folders:
         yield from _walk(path, depth + 1)
 
@@ -96,7 +97,7 @@ def _read(path: str, size: int, digest: Any, room: int) -> bytes | None:
     except OSError as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable(f"cannot be read: {error.strerror}", array=path) from None
+        raise reads.failure(error, "cannot be read", array=path) from None
     if done != size:
         raise Unreadable("changed while it was read", array=path)
     return bytes(held) if len(held) <= room else None

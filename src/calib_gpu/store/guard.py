@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import Unreadable
 from calib_gpu.settings import Settings
-from calib_gpu.store import system
+from calib_gpu.store import reads, system
 
 Buffer = bytes | memoryview
 
@@ -106,7 +106,7 @@ def open_file(path: str | Path, label: str, value: str | None = None, what: str 
     except OSError as error:
         if os.path.islink(path):
             raise Unreadable(f"{said}is a symbolic link", array=label, value=value, fix=_LINK_FIX) from None
-        raise Unreadable(f"{said}cannot be read: {error.strerror}", array=label, value=value) from None
+        raise reads.failure(error, f"{said}cannot be read", array=label, value=value) from None
     status = system.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         system.close(handle)

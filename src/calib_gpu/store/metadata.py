@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard, system
+from calib_gpu.store import guard, reads, system
 from calib_gpu.store.guard import DEFAULT_LIMITS, Limits, dims
 
 NODES: Final = ("zarr.json", ".zarray")
@@ -82,7 +82,8 @@ class ArrayMeta:
 def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
-        raw = _document_bytes(path)
+        with reads.noted(path):
+            raw = _document_bytes(path)
     try:
         return guard.parse_json(raw)
     except ValueError as error:
@@ -105,7 +106,7 @@ def _document_bytes(path: Path) -> bytes:
     except OSError as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+        raise reads.failure(error, "cannot be read", array=str(path)) from None
     finally:
         system.close(handle)
 

@@ -1,21 +1,24 @@
 """Publishing: scans are staged beside the store and appear in it by one rename each; what is visible is complete.
 
-``<L1>.run/`` beside the store holds all that is not Zarr: ``report.jsonl`` and ``staging/<run>/``, one folder for
-each running process, which holds a lock on it. Folders whose lock is free are left-overs and are removed at start.
+``<L1>.run/`` beside the store holds all that is not Zarr: what runs note (:mod:`calib_gpu.store.run_records`) and
+``staging/<run>/``, one folder for each running process, which holds a lock on it. Folders whose lock is free are
+left-overs and are removed at start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
 from calib_gpu._version import __version__
-from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
+from calib_gpu.errors import OutputError, Stopped, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk, guard, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
@@ -49,6 +52,7 @@ class Publisher:
             "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
+        self._gate, self._closed = threading.Lock(), False
         self._refuse_foreign()
         disk.make_dirs(self.run / "staging")
         self._remove_leftovers()
@@ -102,7 +106,11 @@ class Publisher:
         for name in disk.entries(self.run / "staging"):
             folder = self.run / "staging" / name
             if disk.is_dir(folder) and (lock := _lock(folder)) is not None:
-                disk.remove_tree(folder)
+                # moved first: where locks do not hold across nodes its owner may live, and must not find a part of it
+                dead = folder.with_name(f"left-over-{secrets.token_hex(4)}")
+                with contextlib.suppress(OutputError):
+                    disk.rename(folder, dead)
+                disk.remove_tree(dead)
                 system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
@@ -139,9 +147,20 @@ class Publisher:
         """Move a staged scan into the store by one rename; False if another run published the same scan first.
 
         With ``overwrite`` it changes places with the scan that stands there. Whether it is there is told by its digest, for
-        a file system on the network can lose the reply of a rename that was done.
+        a file system on the network can lose the reply of a rename that was done. Nothing is published after :meth:`close`.
         """
         disk.make_durable(staged, self._lock)
+        if gone := _gone(staged):
+            raise OutputError(
+                "files of the staged scan are gone", array=str(staged), value=", ".join(gone[:3]),
+                fix="do locks hold across nodes? (docs/hpc.md)",
+            )  # fmt: skip
+        with self._gate:
+            if self._closed:
+                raise Stopped("the run was given up")
+            return self._move(scan, staged, overwrite=overwrite)
+
+    def _move(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         target, mine = self.path / scan.path, _digest(staged)
         group = target.parent
         if scan.band and not disk.is_file(group / "zarr.json") and self._publish_first_band(staged, target):
@@ -197,8 +216,17 @@ class Publisher:
         except OutputError as error:
             log.warning("%s is published, but the file system did not confirm it: %s", what, error)
 
-    def close(self) -> None:
-        """Remove this run's staging folder and give up its lock."""
+    def close(self, wait_s: float = -1.0) -> None:
+        """Remove this run's staging folder and give up its lock; nothing is published any more.
+
+        ``wait_s`` bounds the wait for a rename that is going on (-1: no bound); after it all is left as it is.
+        """
+        if not self._gate.acquire(timeout=wait_s):
+            return
+        try:
+            self._closed = True
+        finally:
+            self._gate.release()
         disk.remove_tree(self._staging)
         if self._lock is not None:
             system.close(self._lock)
@@ -232,6 +260,33 @@ def _lock(folder: Path) -> int | None:
         system.close(handle)
         return None
     return handle
+
+
+def _gone(staged: Path) -> list[str]:
+    """Files that the document of a staged scan lists and that are not there in their size."""
+    if not disk.is_file(staged / "zarr.json"):
+        return ["zarr.json"]
+
+    def size(name: str) -> int:
+        try:
+            return system.stat(staged / name).st_size
+        except OSError:
+            return -1
+
+    files = group_attrs(staged).get("files", {})
+    return [name for name, mark in files.items() if size(name) != int(mark.partition(":")[0])]
+
+
+def scans_in_work(l1: Path) -> list[str]:
+    """Scans that running processes are staging: in a folder whose lock is held."""
+    found = []
+    for folder in (run_folder(l1) / "staging").glob("*-*"):
+        lock = _lock(folder)
+        if lock is None:
+            found += [path.name.replace(".", "/", 1) for path in folder.glob("scan_*")]
+        else:
+            system.close(lock)
+    return sorted(found)
 
 
 def differing_files(folder: Path) -> list[str]:
