@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from calib_gpu.physics.atmosphere import bin_starts
 from calib_gpu.physics.frequency import SPEED_OF_LIGHT
-from calib_gpu.qa.ripple import stands_out
 from calib_gpu.qa.products import ScanProducts
+from calib_gpu.qa.ripple import stands_out
 from calib_gpu.records import Floats
 
 CELL_BYTES: Final = 64 * 1024 * 1024
