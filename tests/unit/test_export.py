@@ -58,7 +58,7 @@ def l1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(l1: Path) -> Path:
     out = l1.with_name("night.fits")
-    options = SdfitsOptions(rest_frequency=REST, centre=CENTRE, frame="topocentric", site=(-67.7, -22.9, 5600.0))
+    options = SdfitsOptions(rest_ghz=REST / 1e9, centre=CENTRE, frame="topocentric", site=(-67.7, -22.9, 5600.0))
     assert export_sdfits(l1, out, options) == ["96 spectra of 3 scan(s)"]  # 4 pixels x (2 + 3 + 3) dumps x 3 scans
     return out
 
@@ -194,7 +194,7 @@ def test_means_over_dumps(l1: Path, tmp_path: Path) -> None:
 
 def test_what_l1_does_not_tell_is_said(l1: Path, tmp_path: Path) -> None:
     notes = export_sdfits(l1, tmp_path / "a.fits")
-    assert [any(word in note for note in notes) for word in ("--centre", "--rest-frequency")] == [True] * 2
+    assert [any(word in note for note in notes) for word in ("--centre", "--rest-ghz")] == [True] * 2
     row = fits.getdata(tmp_path / "a.fits", 1)[5]
     assert (row["CTYPE2"], row["CRVAL2"], row["CRVAL3"]) == ("LON-OFF", row["OFFLON"], row["OFFLAT"])
     assert row["RESTFREQ"] == row["CRVAL1"]
@@ -214,7 +214,7 @@ def test_attributes_that_l1_may_have(tmp_path: Path) -> None:
         time_ref="start", frequency_frame="lsrk", rest_frequency_hz=REST, telescope="FYST", project="P1"
     )
     notes = export_sdfits(l1, tmp_path / "b.fits", SdfitsOptions([25650]))
-    assert not any(word in " ".join(notes) for word in ("--frame", "--rest-frequency"))
+    assert not any(word in " ".join(notes) for word in ("--frame", "--rest-ghz"))
     before, after = (fits.getdata(tmp_path / name, 1) for name in ("a.fits", "b.fits"))
     for k, n_dump in ((0, 2), (-1, 3)):
         shift = datetime.fromisoformat(after["DATE-OBS"][k]) - datetime.fromisoformat(before["DATE-OBS"][k])
@@ -274,7 +274,7 @@ def test_bands_of_a_scan(tmp_path: Path) -> None:
 
 
 def test_the_same_l1_gives_the_same_bytes(l1: Path, file: Path, tmp_path: Path) -> None:
-    options = SdfitsOptions(rest_frequency=REST, centre=CENTRE, frame="topocentric", site=(-67.7, -22.9, 5600.0))
+    options = SdfitsOptions(rest_ghz=REST / 1e9, centre=CENTRE, frame="topocentric", site=(-67.7, -22.9, 5600.0))
     export_sdfits(l1, tmp_path / "again.fits", options)
     assert (tmp_path / "again.fits").read_bytes() == file.read_bytes()
 
@@ -326,7 +326,7 @@ def test_memory_is_that_of_a_pixel_and_subscan(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"average": "all"}, "none | dumps"), ({"frame": "bary"}, "topocentric | lsrk"), ({"system": "fk4"}, "icrs"),
-     ({"rest_frequency": -1.0}, "> 0 Hz"), ({"centre": (0.0, 91.0)}, "longitude, latitude")],
+     ({"rest_ghz": -1.0}, "GHz, > 0"), ({"rest_ghz": REST}, "looks like Hz"), ({"centre": (0.0, 91.0)}, "longitude, latitude")],
 )  # fmt: skip
 def test_options_that_are_wrong(options: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError) as error:
@@ -346,7 +346,7 @@ def test_wrong_input(l1: Path, tmp_path: Path) -> None:
 
 def test_on_the_command_line(l1: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-c", "from calib_gpu.cli import main; main()", "export", "sdfits", str(l1), "-o", "a.fits"]
-    more = ["--scans", "25650", "--rest-frequency", "492.160651", "--centre=83.81,-5.37", "--frame", "topocentric"]
+    more = ["--scans", "25650", "--rest-ghz", "492.160651", "--centre=83.81,-5.37", "--frame", "topocentric"]
     done = subprocess.run([*call, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "32 spectra of 1 scan(s)\nSDFITS: a.fits\n"), done.stderr
     assert fits.getdata(tmp_path / "a.fits", 1)["RESTFREQ"][0] == REST

@@ -76,7 +76,7 @@ def test_a_point_source_is_within_a_tenth_of_a_beam(tmp_path: Path, centre: tupl
     ]
     source = str(Path(calib_gpu.__file__).parents[1])
     done = subprocess.run(
-        [*call, f"--beam={BEAM}", "--rest-frequency=492.160651"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [*call, f"--beam={BEAM}", "--rest-ghz=492.160651"], cwd=tmp_path, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": source, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

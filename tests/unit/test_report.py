@@ -278,7 +278,9 @@ def test_nothing_but_a_report_is_replaced(night: Path, tmp_path: Path) -> None:
         write_report(night, mine)
     assert mine.read_text() == "<html>mine</html>"
     with pytest.raises(OutputError):
-        write_report(night, tmp_path)
+        write_report(night, tmp_path, overwrite=True)
+    made = write_report(night, mine, overwrite=True)
+    assert write_report(night, mine).bytes == made.bytes  # a report replaces a report
 
 
 def test_text_of_the_data_cannot_act(copy: Path, tmp_path: Path) -> None:

@@ -183,6 +183,27 @@ def replace_file(path: Path, data: bytes) -> None:
         raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
 
 
+def refuse_foreign(path: Path, mark: bytes, kind: str, *, overwrite: bool) -> None:
+    """:class:`OutputError` where a file stands that lacks our mark in its first or last 4 kB; an empty one may be replaced.
+
+    ``kind`` is what a file with that mark is, "a report".
+    """
+    if not os.path.lexists(path) or (overwrite and path.is_file()):
+        return
+    try:
+        with path.open("rb") as file:
+            ends = file.read(4096)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            ends += file.read(4096)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be replaced: {error.strerror}", array=str(path), fix="give another file with -o"
+        ) from None
+    if ends and mark not in ends:
+        fix = "give another file with -o, or --overwrite"
+        raise OutputError(f"exists and is not {kind}", array=str(path), fix=fix)
+
+
 def sync_dir(path: Path) -> None:
     """Make the entries of a folder durable."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)

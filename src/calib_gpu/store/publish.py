@@ -18,12 +18,11 @@ from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.documents import dump_json, group_document, sealed
-from calib_gpu.store.l0 import SCAN_NAME
+from calib_gpu.store.kinds import L1_FORMAT, SCAN_NAME, kind_of, refuse_no_folder, refuse_other_kind
 from calib_gpu.store.metadata import group_attrs, read_json
 
 log = logging.getLogger("calib_gpu")
 
-FORMAT = "l1-heterodyne"
 FORMAT_VERSION = "1.0"
 ENGINE = "calib-gpu"
 
@@ -45,7 +44,7 @@ class Publisher:
     def __init__(self, l1: Path, input_name: str, config: dict[str, Any], *, overwrite: bool) -> None:
         self.path, self.run = l1, run_folder(l1)
         attrs = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
+            "format": L1_FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
         self._refuse_foreign()
@@ -60,12 +59,15 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         if (self.path / "zarr.json").is_file():
-            foreign = group_attrs(self.path).get("format") != FORMAT
+            foreign = group_attrs(self.path).get("format") != L1_FORMAT
         else:
             foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign:
+            raw = kind_of(self.path) == "L0"
             raise OutputError(
-                "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
+                f"exists and is not an L1 store of this engine{': these are raw counts (L0)' if raw else ''}",
+                array=str(self.path),
+                fix="give another output path" + (", the second one: calib-gpu run L0 L1" if raw else ""),
             )
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
@@ -194,12 +196,16 @@ def published_scans(l1: Path) -> list[ScanId]:
     StoreUnusable
         ``l1`` is not an L1 store.
     """
+    refuse_no_folder(l1, "L1")
     try:
         attrs = group_attrs(l1)
     except Unreadable as error:
         raise StoreUnusable(str(error)) from None
-    if attrs.get("format") != FORMAT:
-        raise StoreUnusable("not an L1 store", array=str(l1), rule=f"attribute format = {FORMAT}")
+    refuse_other_kind(l1, "L1")
+    if attrs.get("format") != L1_FORMAT:
+        raise StoreUnusable(
+            "not an L1 store", array=str(l1), rule=f"attribute format = {L1_FORMAT}", fix="is this the right directory?"
+        )
     scans = []
     for folder in sorted(l1.glob("scan_*")):
         if not (match := SCAN_NAME.fullmatch(folder.name)):

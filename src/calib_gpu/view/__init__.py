@@ -54,8 +54,6 @@ def open_l1(path: str | os.PathLike[str], scan: int | str | None = None) -> xr.D
     from calib_gpu.view import accessor  # noqa: F401  (registers dataset.calib)
 
     store = Path(path)
-    if not store.is_dir():
-        raise StoreUnusable("no such directory", array=str(path), fix="give the path of an L1 store")
     ids = published_scans(store)
     if scan is not None:
         return _open(store, _chosen(scan, ids))
