@@ -14,8 +14,8 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
 LAYERS = ["errors", "_version",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
-          "modes", "workers", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view", "export",
-          "inspection", "explain", "doctor", "demo", "bench", "cli"]  # fmt: skip
+          "modes", "workers", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view",
+          "export", "inspection", "explain", "doctor", "demo", "bench", "cli"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -172,14 +173,15 @@ def map_scratch(folder: Path, size: int) -> mmap.mmap:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old or the new one, never a part: temporary file, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
+        temporary.unlink(missing_ok=True)
         write_file(temporary, data)
         _sync(temporary, os.O_RDONLY)
         temporary.replace(path)
         sync_dir(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
 
 
