@@ -156,7 +156,8 @@ def calibrate(
 
     Returns
     -------
-    The report of the run; a scan that fails does not stop the others and raises nothing.
+    RunReport
+        The report of the run; a scan that fails does not stop the others and raises nothing.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""L1 in xarray and specutils: labels, velocities, flags by name, weighted means."""
+"""L1 in xarray: labels, velocities, flags by name, weighted means."""
 
 from __future__ import annotations
 
@@ -187,26 +187,6 @@ def test_offsets_are_beam_plus_pixel(l1: Path) -> None:
     without = scan.drop_vars(["otf_lon", "otf_lat", "pixel_offset_lon", "pixel_offset_lat"]).calib.offsets()
     assert without.lon.shape == (3, 2, 2, 3)
     assert not without.lon.any()
-
-
-def test_specutils(l1: Path) -> None:
-    pytest.importorskip("specutils", reason="extra specutils")
-    from astropy import units as u
-
-    scan = calib_gpu.open_l1(l1, 25650)
-    one = scan.calib.average().isel(R=1, A=0)
-    spectrum = one.calib.to_spectrum(REST_GHZ)
-    assert spectrum.flux.unit == u.K
-    np.testing.assert_array_equal(spectrum.flux.value, one.spectra.values)
-    np.testing.assert_array_equal(spectrum.spectral_axis.to_value("Hz"), scan.frequency_signal.values)
-    assert (spectrum.mask == np.isnan(one.spectra.values)).all()
-    assert spectrum.mask[40]
-    expected = scan.calib.velocity(REST * u.Hz).values
-    np.testing.assert_allclose(spectrum.velocity.to_value("km/s"), expected, rtol=1e-9, atol=1e-9)
-    cube = scan.calib.to_spectrum(REST_GHZ)
-    assert cube.shape == (3, 2, 2, 3, 64)  # D,R,A,S, spectral axis last
-    np.testing.assert_array_equal(cube.flux.value, np.moveaxis(scan.spectra.values, 0, -1))
-    assert scan.isel(D=0, R=0, A=0, S=0).calib.to_spectrum().flux.shape == (64,)  # without rest frequency
 
 
 def test_a_missing_package_names_the_extra(l1: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,10 @@ def open_l1(path: str | os.PathLike[str], scan: int | str | None = None) -> xr.D
 
     Returns
     -------
-    A dataset of the scan: ``spectra`` and ``flags`` [C,D,R,A,S], ``t_sys`` [C,R,A,S] and what else L1 holds, in arrays of
-    dask where it is installed, else read when they are used. Without ``scan`` a tree with a node for each scan (and band).
-    The methods of ``dataset.calib`` are those of :class:`calib_gpu.view.accessor.Calib`.
+    Dataset or DataTree
+        A dataset of the scan: ``spectra`` and ``flags`` [C,D,R,A,S], ``t_sys`` [C,R,A,S] and what else L1 holds, in arrays
+        of dask where it is installed, else read when they are used. Without ``scan`` a tree with a node for each scan (and
+        band). The methods of ``dataset.calib`` are those of ``calib_gpu.view.accessor.Calib``.
 
     Raises
     ------

@@ -110,8 +110,9 @@ class Calib:
 
         Returns
         -------
-        ``spectra`` (K); ``exptime`` (s), the summed integration time of what entered each mean; ``t_sys`` (K), for which
-        the radiometer equation with that time gives the noise of the ONs: sum(t) / T^2 = sum(t / t_sys^2).
+        Dataset
+            ``spectra`` (K); ``exptime`` (s), the summed integration time of what entered each mean; ``t_sys`` (K), for
+            which the radiometer equation with that time gives the noise of the ONs: sum(t) / T^2 = sum(t / t_sys^2).
         """
         over = [d for d in ([dims] if isinstance(dims, str) else dims) if d in self._scan.spectra.dims]
         time = self._scan.exptime_on.reset_coords(drop=True)
