@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from calib_gpu.qa.metrics import WARN_ABOVE
 from calib_gpu.qa.ripple import fill_gaps, line_free, ripple
@@ -104,14 +106,39 @@ def test_without_a_spectrum_there_is_no_ratio(spectrum: np.ndarray) -> None:
     assert np.isnan(ripple(spectrum, SPACING)[2])
 
 
+def qa_of(l1: Path) -> list[dict[str, Any]]:
+    return [json.loads((s / "zarr.json").read_text())["attributes"]["qa"] for s in sorted(l1.glob("scan_*"))]
+
+
 @pytest.mark.slow
-def test_clean_simulated_scans_do_not_warn(tmp_path: Path) -> None:
-    """Scans with a strong line, drifts and interference, but no standing wave."""
-    simulate(tmp_path / "night.zarr", realistic("tiny"), workers=1)
-    l1 = calibrated(tmp_path / "night.zarr")
-    scans = sorted(l1.glob("scan_*"))
-    assert len(scans) == 3
-    for scan in scans:
-        qa = json.loads((scan / "zarr.json").read_text())["attributes"]["qa"]
-        assert qa["warnings"] == [], scan.name
-        assert np.max(qa["baseline_ripple_ratio"]) < LIMIT / 1.5
+@pytest.mark.parametrize(
+    ("preset", "others"), [("tiny", set()), ("S", {"bad_channel_fraction", "nan_fraction", "pixel_dead"})]
+)
+def test_clean_simulated_scans_do_not_warn(tmp_path: Path, preset: str, others: set[str]) -> None:
+    """Scans with a strong line, continuum, drifts and interference, but no standing wave; preset S has a dead pixel."""
+    simulate(tmp_path / "night.zarr", realistic(preset), workers=1)
+    found = qa_of(calibrated(tmp_path / "night.zarr"))
+    assert len(found) >= 2
+    for qa in found:
+        assert set(qa["warnings"]) == others
+        ratios = np.array(qa["baseline_ripple_ratio"], float)
+        assert np.nanmax(ratios) < 0.75 * LIMIT
+
+
+@pytest.mark.slow
+def test_a_standing_wave_in_the_counts_is_named(tmp_path: Path) -> None:
+    """0.4 % of the ON counts with a period of 64 channels: 0.4 % of T_sys, 250 MHz."""
+    l0 = tmp_path / "night.zarr"
+    simulate(l0, realistic("tiny", n_scans=1, night=False), workers=1)
+    counts = zarr.open_array(str(l0 / "scan_025650" / "source" / "data_5d"), mode="r+")
+    data = counts[:]
+    modes = [str(m) for m in zarr.open_array(str(l0 / "scan_025650" / "source" / "sobsmode"), mode="r")[:]]
+    on = [k for k, mode in enumerate(modes) if mode.endswith("ON")]
+    wave = 1.0 + 0.004 * np.cos(2.0 * np.pi * np.arange(data.shape[0]) / 64.0)
+    seen = data[..., on].astype(np.float64)
+    data[..., on] = np.where(seen > 0.0, np.rint(seen * wave[:, None, None, None, None]), seen).astype(data.dtype)
+    counts[:] = data
+    (qa,) = qa_of(calibrated(l0))
+    assert qa["warnings"] == ["baseline_ripple_ratio"]
+    np.testing.assert_allclose(np.array(qa["ripple_period_hz"]), 64 * 4e9 / 1024, rtol=0.01)
+    np.testing.assert_allclose(np.array(qa["baseline_ripple_k"]), 0.004 * np.array(qa["tsys_median"]), rtol=0.15)

@@ -45,14 +45,13 @@ def ripple(spectrum: Floats, spacing: float) -> tuple[float, float, float]:
 def line_free(spectrum: Floats) -> NDArray[np.bool_]:
     """Channels ``[C]`` that are numbers and in no line, its wings included.
 
-    A line is what stands out by 5 robust sigma after a running mean over 1, 4, 16, ... channels; all channels of such a
-    mean belong to it, and as many again on either side. A ripple widens sigma and stays in.
+    A line is what stands out by 5 robust sigma in a running mean over 1, then 4, 16, ... of the channels that are left;
+    all channels of such a mean belong to it, and as many again on either side. A ripple widens sigma and stays in.
     """
-    good = np.isfinite(spectrum)
-    level, free, width = np.where(good, spectrum, 0.0), good.copy(), 1
-    while good.any() and width <= max(1, int(WIDEST_LINE * spectrum.size)):
-        high = stands_out(running_mean(level, good, width))
-        free &= window_sum(high.astype(np.float64), 3 * width) == 0.0
+    free, width = np.isfinite(spectrum), 1
+    while free.any() and width <= max(1, int(WIDEST_LINE * spectrum.size)):
+        high = stands_out(running_mean(np.where(free, spectrum, 0.0), free, width))
+        free = free & (window_sum(high.astype(np.float64), 3 * width) == 0.0)
         width *= 4
     return free
 
