@@ -52,7 +52,7 @@ def test_lines_of_both_signs_and_holes_are_no_ripple() -> None:
         assert ripple(spectrum, SPACING)[2] < LIMIT
 
 
-@pytest.mark.parametrize("period", [25.0, 100.0, 512.0])
+@pytest.mark.parametrize("period", [25.0, 64.0, 100.0, 256.0, 512.0])
 @pytest.mark.parametrize("amplitude", [1.0, 10.0, 1000.0])
 def test_a_standing_wave_is_found_with_period_and_amplitude(amplitude: float, period: float) -> None:
     n = 2048

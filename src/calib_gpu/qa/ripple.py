@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.qa.sample import lag_two_rms
+from calib_gpu.qa.sample import lag_two_rms, median
 from calib_gpu.records import Floats
 
 RIPPLE_SHORTEST_HZ: Final = 20e6
@@ -46,21 +46,32 @@ def line_free(spectrum: Floats) -> NDArray[np.bool_]:
     """Channels ``[C]`` that are numbers and in no line, its wings included.
 
     A line is what stands out by 5 robust sigma in a running mean over 1, then 4, 16, ... of the channels that are left;
-    all channels of such a mean belong to it, and as many again on either side. A ripple widens sigma and stays in.
+    all channels of such a mean belong to it, and as many again on either side. A ripple widens sigma and stays in: also in
+    means over its period, where little is left of it, because sigma falls no faster than that of white noise.
     """
     free, width = np.isfinite(spectrum), 1
+    sigma = robust_sigma(spectrum)
     while free.any() and width <= max(1, int(WIDEST_LINE * spectrum.size)):
-        high = stands_out(running_mean(np.where(free, spectrum, 0.0), free, width))
+        high = stands_out(running_mean(np.where(free, spectrum, 0.0), free, width), sigma / np.sqrt(width))
         free = free & (window_sum(high.astype(np.float64), 3 * width) == 0.0)
         width *= 4
     return free
 
 
-def stands_out(spectrum: Floats) -> NDArray[np.bool_]:
-    """Channels ``[C]`` more than 5 robust sigma from the median; NaN does not stand out."""
-    distance = np.abs(spectrum - np.nanmedian(spectrum))
+def stands_out(spectrum: Floats, least: float = 0.0) -> NDArray[np.bool_]:
+    """Channels ``[C]`` more than 5 robust sigma from the median, sigma being at least ``least``; NaN does not stand out."""
+    distance = np.abs(spectrum - _median(spectrum))
     with np.errstate(invalid="ignore"):
-        return np.asarray(distance > 5.0 * 1.4826 * np.nanmedian(distance))
+        return np.asarray(distance > 5.0 * max(robust_sigma(spectrum), least))
+
+
+def robust_sigma(spectrum: Floats) -> float:
+    """1.4826 times the median distance from the median; NaN where there is no number."""
+    return 1.4826 * _median(np.abs(spectrum - _median(spectrum)))
+
+
+def _median(values: Floats) -> float:
+    return median(values[np.isfinite(values)])
 
 
 def fill_gaps(spectrum: Floats, good: NDArray[np.bool_]) -> Floats:
