@@ -49,6 +49,8 @@ def test_hooks_run_what_ci_runs() -> None:
     assert repo["repo"] == "local"
     entries = {hook["id"]: hook["entry"] for hook in repo["hooks"]}
     assert {hook["language"] for hook in repo["hooks"]} == {"system"}
+    if not (TOP / ".ci").is_dir():
+        pytest.skip("no .ci here (an sdist has none): the hooks were not compared with it")
     ci = (TOP / ".ci" / "run").read_text() + (TOP / "scripts" / "docs").read_text()
     for tool in ("ruff check", "ruff format", "mypy", "scripts/make_docs --check"):
         assert any(tool in entry for entry in entries.values()), tool
