@@ -81,6 +81,28 @@ def test_raw_counts_are_no_output(night: Path) -> None:
     assert (night / "l0.zarr" / "zarr.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(("store", "word"), [("l0.zarr", "raw counts"), ("l1.zarr", "calibrated spectra")])
+def test_a_store_is_no_opacity_table(night: Path, store: str, word: str) -> None:
+    from calib_gpu.atm.files import read_table
+    from calib_gpu.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=f"not an opacity table: these are {word}"):
+        read_table(night / store)
+
+
+def test_a_scan_that_failed_says_why(tmp_path: Path) -> None:
+    """Asked for by its number, it is not "no such scan"."""
+    from calib_gpu.errors import StoreUnusable
+    from calib_gpu.qa.plots import Request, plot_scan
+
+    simulate(tmp_path / "l0.zarr", realistic("tiny"), workers=1)
+    l1 = calibrated(tmp_path / "l0.zarr")
+    with pytest.raises(StoreUnusable, match=r"not calibrated \(value: 25654\).*no OFF subscan"):
+        plot_scan(l1, Request(25654, "map", []), tmp_path / "x.png")
+    with pytest.raises(StoreUnusable, match="no such scan"):
+        plot_scan(l1, Request(25699, "map", []), tmp_path / "x.png")
+
+
 def test_kinds(night: Path) -> None:
     from calib_gpu.atm.builtin import TABLES, table_folder, table_name
 

@@ -37,6 +37,12 @@ def kind_of(path: Path) -> str:
     return found or ("L0" if any(SCAN_NAME.fullmatch(p.name) for p in path.glob("scan_*")) else "")
 
 
+def described(path: Path) -> str:
+    """What a store is, in words with a colon in front; empty where nothing is known of it."""
+    kind = kind_of(path)
+    return f": {_IS[kind]}" if kind else ""
+
+
 def refuse_no_folder(path: Path, wanted: str) -> None:
     """:class:`StoreUnusable` where ``path`` is no folder that can be read; ``wanted`` is ``L0`` or ``L1``."""
     if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
