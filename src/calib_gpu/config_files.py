@@ -56,7 +56,7 @@ def parse_text(name: str, text: str) -> Any:
     knob = knobs().get(name)
     if knob is None:
         raise ConfigError("no such setting", array=name, fix=suggestion(name))
-    if name == "memory":
+    if knob.metadata["unit"] == "bytes":
         return parse_size(text)
     if text.replace("-", "_") in knob.metadata["choices"]:
         return text.replace("-", "_")

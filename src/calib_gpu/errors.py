@@ -7,6 +7,8 @@
     ├── StoreUnusable        65  the store cannot be opened
     ├── OutputError          73  the output cannot be written
     ├── Stopped              75  stopped by a signal; run again
+    ├── DeviceLost           75  the GPU reports an error; run again
+    ├── OutOfDeviceMemory        tiles and kernels ask for less then
     └── ScanFailure              one scan cannot be calibrated; the others go on (exit 1 or 2)
         ├── NoLoads              no complete HOT/COLD set serves the scan
         ├── NoValidLoads         the loads leave no good channel in any pixel
@@ -108,6 +110,16 @@ class Stopped(CalibError):
     """The run was stopped by a signal; a rerun goes on where it stopped."""
 
     exit_code = Exit.STOPPED
+
+
+class DeviceLost(CalibError, RuntimeError):
+    """The GPU reports an error: this process can use it no more. Nothing of the scan is published; run again."""
+
+    exit_code = Exit.STOPPED
+
+
+class OutOfDeviceMemory(CalibError, MemoryError):
+    """A block does not fit the memory of the GPU, or of page-locked host memory."""
 
 
 class ScanFailure(CalibError):

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calib_gpu.backend import get_backend
-from calib_gpu.errors import CalibError, ConfigError, Exit, OutOfMemory, OutputError, ScanFailure, Stopped
+from calib_gpu.backend import Backend, choose_backend
+from calib_gpu.errors import CalibError, ConfigError, DeviceLost, Exit, OutOfMemory, OutputError, ScanFailure, Stopped
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import ScanReport, summary_line, timing_line
@@ -55,6 +55,7 @@ class RunReport:
     l0: str
     l1: str
     backend: str
+    backend_reason: str = ""
     scans: list[ScanReport] = field(default_factory=list)
     stopped: bool = False
     seconds: float = 0.0
@@ -138,6 +139,7 @@ def calibrate(
     scans: Sequence[int] | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    backend: Backend | None = None,
 ) -> RunReport:
     """Calibrate the science scans of an L0 store into an L1 store.
 
@@ -145,14 +147,14 @@ def calibrate(
     ----------
     l0, l1
         Paths of the stores; ``l1`` is created, or continued: scans done with the same settings are skipped.
-    settings
-        Defaults if None.
-    scans
-        Scan numbers; all if None.
+    settings, scans
+        Defaults, and all scans, if None; scans are given by their numbers.
     progress
         Is told how it goes.
     stop
         Set it from another thread or a signal handler to end the run at the next tile.
+    backend
+        An open backend, which stays open; None: the one that ``settings.backend`` names.
 
     Returns
     -------
@@ -169,25 +171,28 @@ def calibrate(
     begin = time.perf_counter()
     settings = settings or Settings()
     source, target = Path(l0), Path(l1)
-    backend = get_backend(settings.backend)
     check_table(settings)
     store = L0Store(source)
     _apart(source, target)
     ids = select_scans(store, scans)
-    report = RunReport(str(source), str(target), backend.describe())
+    chosen, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
+    report = RunReport(str(source), str(target), chosen.describe(), reason)
+    log.info("backend: %s (%s)", report.backend, reason)
     if loads_only := numbers_without_science(store, scans, ids):
         log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
-    publisher = Publisher(target, source.name, settings.numeric(), overwrite=settings.overwrite)
-    workers = Workers(settings.workers or usable_cores())
-    if stop is not None:
-        workers.stop = stop
-    try:
-        runner = ScanRunner(store, LoadIndex.of(store, settings), settings, backend, workers, publisher.run)
+    with contextlib.ExitStack() as closing:
+        closing.callback(lambda: setattr(report, "seconds", time.perf_counter() - begin))
+        if backend is None:
+            closing.callback(chosen.close)
+        publisher = Publisher(target, source.name, settings.numeric(), overwrite=settings.overwrite)
+        closing.callback(publisher.close)
+        workers = Workers(settings.workers or usable_cores())
+        closing.callback(workers.close)
+        if stop is not None:
+            workers.stop = stop
+        runner = ScanRunner(store, LoadIndex.of(store, settings), settings, chosen, workers, publisher.run)
+        closing.callback(runner.close)
         _Run(runner, publisher, report, progress or Progress()).all(ids)
-    finally:
-        workers.close()
-        publisher.close()
-        report.seconds = time.perf_counter() - begin
     return report
 
 
@@ -232,6 +237,9 @@ class _Run:
                     self.report.stopped = True
                     break
                 self._finish(line)
+                if isinstance(failed, DeviceLost):  # nothing in this process can use the GPU any more
+                    self.report.stopped = True
+                    break
         self._write_failures()
 
     def _sort_out(self, ids: list[ScanId]) -> list[ScanId]:
@@ -301,6 +309,7 @@ class _Run:
         except CalibError as error:
             error.at(line.scan)
             line.status, line.error, line.message = "failed", error.kind, str(error)
+            return error
         except MemoryError:
             lack = OutOfMemory("does not fit", array=f"stage {line.stage}", fix="is its shape what it should be?").at(
                 line.scan

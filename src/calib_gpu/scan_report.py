@@ -24,6 +24,8 @@ class ScanReport:
     samples: int = 0
     flag_counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """How it was run, for the report alone: nothing of it is in L1."""
     pwv_mm: float | None = None
     pwv_status: str = ""
     t_sys_k: float | None = None

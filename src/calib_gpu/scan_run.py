@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
+from calib_gpu.backend.numpy_ import NumpyBackend
+from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
 from calib_gpu.qa import metrics
@@ -23,7 +27,7 @@ from calib_gpu.scan_report import ScanReport
 from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
-from calib_gpu.stages.calibrate import calibrate_scan
+from calib_gpu.stages.calibrate import ScanTiles
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans, prepare
 from calib_gpu.stages.resolve import receiver, resolve
@@ -33,15 +37,14 @@ from calib_gpu.store.group_files import tree_digest
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
+from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
+from calib_gpu.tile_plan import MEMORY_PER_ARRAY, SPARE_SLOTS, TilePlan, tile_bytes
 from calib_gpu.workers import Workers
 
+log = logging.getLogger("calib_gpu")
+
 LOAD_TILE_BYTES = 8 * 1024 * 1024
-TILE_BYTES = 12 * 1024 * 1024
-"""Most bytes of a tile: more leaves the caches and is a third slower."""
-SCAN_ARRAYS = 8
-"""Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
-MEMORY_PER_ARRAY = 32
-"""Arrays larger than this part of the memory are mapped from files."""
+Result = TypeVar("Result")
 FILL_BIT = int(Flag.FILL_VALUE).bit_length() - 1
 
 
@@ -74,14 +77,19 @@ class ScanRunner:
         self.store, self.index, self.settings, self.backend, self.workers = store, index, settings, backend, workers
         own = settings.atmosphere in ("auto", "none") or settings.atmosphere.startswith("builtin:")
         self._table_digest = "" if own else tree_digest(Path(settings.atmosphere))
-        self._array_limit = settings.memory // MEMORY_PER_ARRAY
-        self.arrays = PixelArrays(scratch, self._array_limit)
-        self._least_tile = settings.memory // 4 // workers.count
-        self.reader = Reader(backend, workers, min(LOAD_TILE_BYTES, self._least_tile), self.arrays)
+        self.arrays = PixelArrays(scratch, settings.memory // MEMORY_PER_ARRAY)
+        load_bytes = min(LOAD_TILE_BYTES, settings.memory // 4 // workers.count)
+        self.reader = Reader(backend, workers, load_bytes, self.arrays)
+        self._host = NumpyBackend()
+        self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
         groups = {c.scan: c.group for c in index.candidates}
-        self.cache = LoadSetCache(lambda scan: read_load_set(scan, groups[scan], self.reader))
+        self.cache = LoadSetCache(
+            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, groups[scan], reader))
+        )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
+        self._host_tiles = HostTiles(backend, workers)
+        self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -131,7 +139,9 @@ class ScanRunner:
             choice = self._finder.find(scan_id, scan.source)
             sets = tuple(s for s in map(self.cache.get, choice.scans) if s is not None)
             previous = None if choice.previous is None else self.cache.get(choice.previous)
-            offs, n_read, warnings = read_offs(scan, mode, self.settings, self.reader)
+            offs, n_read, warnings = self._or_on_host(
+                report, lambda _, reader: read_offs(scan, mode, self.settings, reader)
+            )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             report.warnings += [*scan.warnings, *choice.warnings, *warnings]
@@ -144,13 +154,17 @@ class ScanRunner:
 
         ``last`` tells that no other scan is loaded meanwhile.
         """
-        settings, backend, report, scan = self.settings, self.backend, loaded.report, loaded.scan
+        settings, report, scan = self.settings, loaded.report, loaded.scan
         with timed(report, "resolve"):
             rx = receiver(scan.source, settings)
-            resolved, n_read = resolve(scan, loaded.loads, rx, settings, backend, self.reader)
+            resolved, n_read = self._or_on_host(
+                report, lambda backend, reader: resolve(scan, loaded.loads, rx, settings, backend, reader)
+            )
             report.bytes_read += n_read
         with timed(report, "atmosphere"):
-            atmosphere = fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            atmosphere = self._or_on_host(
+                report, lambda backend, _: fit_atmosphere(scan, loaded.offs, resolved, rx, settings, backend)
+            )
         with timed(report, "prepare"):
             factors = prepare(scan, loaded.offs, loaded.pairing, resolved, rx, atmosphere, settings)
             qa = metrics.load_metrics(resolved, rx, factors)
@@ -165,9 +179,8 @@ class ScanRunner:
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
-            totals = calibrate_scan(
-                factors, writer, backend, self.workers, self._tile_bytes(loaded, last), sample, on_tile
-            )
+            tiles, plan = self._tiles(loaded, last)
+            totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
@@ -205,15 +218,61 @@ class ScanRunner:
         t_sys = qa["tsys_median"][np.isfinite(qa["tsys_median"])]
         report.t_sys_k = float(np.median(t_sys)) if t_sys.size else None
 
-    def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
-        c, _, r, a, _ = loaded.scan.source.shape
+    def close(self) -> None:
+        """Give back what is held for tiles."""
+        if self._device_tiles is not None:
+            self._device_tiles.free()
+
+    def _or_on_host(self, report: ScanReport | None, work: Callable[[Backend, Reader], Result]) -> Result:
+        """Work before the tiles; where it does not fit the GPU and the host may be used, all of it again there."""
+        try:
+            return work(self.backend, self.reader)
+        except OutOfDeviceMemory as error:
+            if self.settings.backend != "auto":
+                raise
+            self._note(report, f"calculated on the host, for it does not fit the GPU ({error})")
+            return work(self._host, self._host_reader)
+
+    @staticmethod
+    def _note(report: ScanReport | None, text: str) -> None:
+        if report is None:
+            log.warning("loads: %s", text)
+            return
+        report.notes.append(f"{report.stage}: {text}")
+        log.warning("%s: %s", report.scan, report.notes[-1])
+
+    def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
+        """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
+        source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        if self._device_tiles is None:
+            return self._host_tiles, on_host
+        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
+        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
+        while plan is not None:
+            plan = plan.within(self.settings.device_memory or sys.maxsize)
+            try:
+                self._device_tiles.allocate(plan.largest, plan.slots)
+            except OutOfDeviceMemory as error:
+                self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
+                plan = plan.smaller()
+            else:
+                return self._device_tiles, plan
+        if self.settings.backend != "auto":
+            raise OutOfMemory(
+                "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
+                fix="give the process a larger GPU, or use --backend numpy",
+            )  # fmt: skip
+        self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
+        return HostTiles(self._host, self.workers), on_host
+
+    def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
         mean, reference = loaded.offs.mean, loaded.offs.reference
         offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-        sizes = [8 * c * r * a] * SCAN_ARRAYS + offs
-        scan_bytes = sum(size for size in sizes if size <= self._array_limit)
-        left = max(0, self.settings.memory - (1 if last else 2) * scan_bytes) // self.workers.count
-        return min(max(left, self._least_tile), TILE_BYTES)
+        return tile_bytes(
+            self.settings.memory, loaded.scan.source.shape, offs, parts, 1 if last else 2, self.workers.count
+        )
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

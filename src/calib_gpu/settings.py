@@ -165,6 +165,8 @@ class Settings:
     memory: int = _knob(
         144 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
     )
+    device_memory: int = _knob(0, "memory of the GPU for tiles; 0: as much as they need", "bytes", low=0, numeric=False)
+    slots: int = _knob(0, "tiles on the GPU at a time; 0: workers + 3", low=0, high=4096, numeric=False)
     overwrite: bool = _knob(False, "calibrate again and replace what is done, with whatever settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)
     origin: Mapping[str, str] = field(default_factory=dict)

@@ -123,8 +123,12 @@ class Blocks:
 def read_tile(workers: Workers, group: CountGroup, subscan: int, r: slice, a: slice) -> tuple[NDArray[Any], int]:
     """Counts of some pixels of a subscan as ``[R, A, C, D]`` in this thread's buffer, and the bytes read for it."""
     c, d, _, _, _ = group.shape
-    shape = (r.stop - r.start, a.stop - a.start, c, d)
-    counts = workers.buffer("counts", shape, group.counts.dtype)
+    counts = workers.buffer("counts", (r.stop - r.start, a.stop - a.start, c, d), group.counts.dtype)
+    return counts, read_counts(group, subscan, r, a, counts)
+
+
+def read_counts(group: CountGroup, subscan: int, r: slice, a: slice, out: NDArray[Any]) -> int:
+    """Read the counts of some pixels of a subscan into ``out`` ``[R, A, C, D]``; the bytes read for it."""
+    c, d, _, _, _ = group.shape
     region = (slice(0, c), slice(0, d), r, a, slice(subscan, subscan + 1))
-    n = group.counts.read(region, counts.transpose(2, 3, 0, 1)[..., None])
-    return counts, n
+    return group.counts.read(region, out.transpose(2, 3, 0, 1)[..., None])

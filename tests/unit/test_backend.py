@@ -7,25 +7,34 @@ import itertools
 import numpy as np
 import pytest
 
+from backends import NAMES, has_gpu, make_backend
 from calib_gpu import ConfigError
-from calib_gpu.backend import BACKENDS, Backend, get_backend
+from calib_gpu.backend import Backend, choose_backend, get_backend
 from calib_gpu.backend.base import BadChannelRule
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.sky import Sky, SkyModel, Slab
-from calib_gpu.physics.sky_sums import SkySums
+from calib_gpu.physics.sky_sums import SkyData
 
 FILL = -(2**31)
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return get_backend(request.param)
+    return make_backend(request.param)
 
 
 def test_unknown_backends_are_refused() -> None:
     with pytest.raises(ConfigError, match="cupy"):
+        get_backend("opencl")
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_without_a_gpu_cupy_is_refused_and_auto_says_why_it_took_numpy() -> None:
+    with pytest.raises(ConfigError, match="numpy"):
         get_backend("cupy")
-    assert get_backend("auto").name == "numpy"
+    backend, reason = choose_backend("auto")
+    assert backend.name == "numpy"
+    assert "GPU" in reason or "CuPy" in reason
 
 
 def plant(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -179,17 +188,18 @@ def test_pwv_grid_is_the_plain_sum(backend: Backend) -> None:
     sky = Sky((Slab(b_s, c_s, none, none), Slab(b_i, c_i, none, none)), ())
     x, grid = rng.uniform(1.0, 2.0, n_off), np.geomspace(0.01, 10.0, 16)
     bad = rng.random(n_c) < 0.1
-    total, expected = SkySums.zeros(n_off, n_c), np.zeros((16, n_off))
+    pixels, expected = [], np.zeros((16, n_off))
     for _ in range(n_pixel):
         model = SkyModel(rng.normal(-200, 20, n_c), rng.uniform(80, 120, n_c), rng.uniform(80, 120, n_c))
         off = rng.normal(-150, 30, (n_off, n_c))
         off[0, 3] = np.nan
-        backend.sky_sums(total, off, bad, model)
+        pixels.append(SkyData(off, np.broadcast_to(bad, off.shape), model))
         for j, w in enumerate(grid):
             t_s = np.exp(-x[:, None] * (b_s * w + c_s))
             t_i = np.exp(-x[:, None] * (b_i * w + c_i))
             residual = off - (model.k0 - model.a_signal * t_s - model.a_image * t_i)
             expected[j] += np.nansum(np.where(bad, np.nan, residual) ** 2, axis=1)
+    total = backend.sky_sums(n_off, n_c, pixels)
     np.testing.assert_allclose(backend.pwv_grid(total, sky, x, grid), expected, rtol=1e-11)
 
 

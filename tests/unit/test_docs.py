@@ -35,7 +35,7 @@ OTHER_OPTIONS = {  # of other programs
     "--check", "--serve", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
 }  # fmt: skip
 OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
-OTHER_CAPITALS = {"CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
+OTHER_CAPITALS = {"CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -9,7 +9,7 @@ from calib_gpu.physics.atmosphere import bin_starts
 from calib_gpu.physics.dry_scale import demanded, fit_dry_scale, suggested
 from calib_gpu.physics.emission import Emission
 from calib_gpu.physics.pwv import PwvLimits, fit_pwv
-from calib_gpu.physics.sky import Layers, Sky, SkyBand, SkyModel, Slab, log_nodes, residuals
+from calib_gpu.physics.sky import Layers, Nodes, Sky, SkyBand, SkyModel, Slab, residuals
 from calib_gpu.physics.sky_sums import SkySums, chi2_at, chi2_grid, normal_equations
 
 N = 60
@@ -128,13 +128,14 @@ def test_the_interpolated_grid_leads_to_the_same_minimum(truth: float, noise: fl
 
 
 def test_a_short_grid_is_not_interpolated() -> None:
-    nodes, weights = log_nodes(np.array([0.3, 0.4]))
-    assert (nodes.tolist(), weights) == ([0.3, 0.4], None)
+    nodes = Nodes.of(np.array([0.3, 0.4]))
+    assert (nodes.pwv.tolist(), nodes.first.tolist(), nodes.weights.tolist()) == ([0.3, 0.4], [0, 1], [[1.0], [1.0]])
     grid = np.geomspace(0.0005, 0.5, 128)
-    nodes, weights = log_nodes(grid)
-    assert weights is not None
-    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(weights @ np.log(nodes) ** 5, np.log(grid) ** 5, rtol=1e-9)
+    nodes = Nodes.of(grid)
+    assert nodes.pwv.size < grid.size
+    np.testing.assert_allclose(nodes.weights.sum(axis=1), 1.0, rtol=1e-12)
+    fifth = np.log(nodes.pwv)[nodes.first[:, None] + np.arange(nodes.weights.shape[1])] ** 5
+    np.testing.assert_allclose((nodes.weights * fifth).sum(axis=1), np.log(grid) ** 5, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("truth", "low", "high", "status"), [

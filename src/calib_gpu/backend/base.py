@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calib_gpu.backend.device import Device
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
-from calib_gpu.physics.sky import Sky, SkyModel
-from calib_gpu.physics.sky_sums import SkySums
+from calib_gpu.physics.sky import Sky
+from calib_gpu.physics.sky_sums import SkyData, SkySums
 from calib_gpu.records import DumpStats, Floats
 
 
@@ -43,6 +45,8 @@ class Backend(Protocol):
     """Arithmetic of the engine. Tiles are ``[R, A, C, D]``: the dumps of a channel, the channels of a pixel contiguous."""
 
     name: str
+    device: Device | None
+    """Where the tiles of a scan are calculated; None: on the host, by :meth:`calibrate_tile`."""
 
     def describe(self) -> str:
         """The device, in words, for the report."""
@@ -66,10 +70,12 @@ class Backend(Protocol):
         """Gain (counts/K), gamma (K), T_rec,DSB (K, Planck) and bad channels of one pixel; all ``[C]``."""
         ...
 
-    def sky_sums(
-        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> None:
-        """Add one pixel to the sums ``[O, C]`` of the PWV fit: S_H,obs ``[O, C]`` (K), what is left out (``bad``), weights."""
+    def sky_signal(self, off: Floats, hot: Floats, gain: Floats) -> Floats:
+        """S_H,obs of one pixel ``[O, C]``, K: ``off`` [O, C] and ``hot`` [C] counts, ``gain`` [C] counts/K (eq. 12)."""
+        ...
+
+    def sky_sums(self, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:
+        """The sums ``[O, C]`` of the PWV fit over some pixels, in their order."""
         ...
 
     def pwv_grid(self, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
@@ -87,4 +93,8 @@ class Backend(Protocol):
         is rounded (half to even), 0 for none. The outputs are [R,A,B,C,d]: dumps in B blocks of d, as they are encoded;
         what is left of the last block is NaN and 0.
         """
+        ...
+
+    def close(self) -> None:
+        """Give back what is held of a device."""
         ...

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import BadChannelRule, TileResult
+from calib_gpu.backend.device import Device
 from calib_gpu.physics import loads
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
-from calib_gpu.physics.sky import Sky, SkyModel
-from calib_gpu.physics.sky_sums import SkySums, chi2_grid
+from calib_gpu.physics.sky import Sky, sky_signal
+from calib_gpu.physics.sky_sums import SkyData, SkySums, chi2_grid
 from calib_gpu.records import DumpStats, Floats, pixel_major
 from calib_gpu.schema import ENGINE_FLAGS, Flag
 
@@ -31,6 +33,7 @@ class NumpyBackend:
     """See :class:`calib_gpu.backend.base.Backend`."""
 
     name = "numpy"
+    device: Device | None = None
 
     def describe(self) -> str:
         """The processor and the NumPy version."""
@@ -85,11 +88,16 @@ class NumpyBackend:
         bad = loads.bad_channels(hot, cold, trec / g_signal, **vars(rule))
         return gain, gamma, trec, bad
 
-    def sky_sums(
-        self, sums: SkySums, observed: Floats, bad: NDArray[np.bool_], model: SkyModel, weights: Floats | None = None
-    ) -> None:
-        """Add one pixel to the sums of the PWV fit."""
-        sums.add_pixel(observed, model, np.isfinite(observed) & ~bad, weights)
+    def sky_signal(self, off: Floats, hot: Floats, gain: Floats) -> Floats:
+        """S_H,obs of one pixel."""
+        return sky_signal(off, hot, gain)
+
+    def sky_sums(self, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:
+        """The sums of the PWV fit."""
+        sums = SkySums.zeros(n_off, n_channel)
+        for data in pixels:
+            sums.add_pixel(data.observed, data.model, np.isfinite(data.observed) & ~data.bad, data.weights)
+        return sums
 
     def pwv_grid(self, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF."""
@@ -147,6 +155,9 @@ class NumpyBackend:
                     _to_blocks(values, spectra[r, a, :, here], np.nan)
                 _count(base[r, a, whole & (base[r, a] != 0)], counts[r, a], n_d)
         return TileResult(counts[..., :16], counts[..., _ANY], present)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _sum_dumps(counts: NDArray[Any]) -> Floats:

@@ -17,6 +17,7 @@ COMMANDS: Final = (
     "ingest",
     "atm",
     "profiles",
+    "plan",
     "run",
     "inspect",
     "explain",
@@ -26,6 +27,7 @@ COMMANDS: Final = (
     "export",
     "bench",
     "doctor",
+    "selftest",
 )
 """The commands in the order of the help; each has a module of its name that registers it."""
 

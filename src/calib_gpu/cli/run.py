@@ -34,9 +34,10 @@ def run(
     profile: Annotated[str | None, typer.Option(help="Telescope profile: a name or a TOML file.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any setting, name=value; repeatable.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto | numpy")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto | numpy | cupy; auto: a GPU where there is one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker threads; 0: one per usable core.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for scan arrays and tiles, e.g. 512M.")] = None,
+    device_memory: Annotated[str | None, typer.Option(help="Memory of the GPU for tiles, e.g. 4G.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float64 | float32")] = None,
     precision: Annotated[
         str | None, typer.Option(help="off | auto | BITS: round T_A* far below its noise; files of a quarter.")
@@ -60,7 +61,7 @@ def run(
     given: dict[str, Any] = {
         "mode": mode, "reference": reference, "loads": loads, "atmosphere": atmosphere, "pwv": pwv,
         "pwv_scope": None if pwv_scope is None else pwv_scope.replace("-", "_"), "backend": backend, "workers": workers,
-        "memory": memory, "dtype": dtype, "precision": precision,
+        "memory": memory, "device_memory": device_memory, "dtype": dtype, "precision": precision,
         "codec": codec, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
     }  # fmt: skip
     settings = build_settings(given, assignments, config, profile)

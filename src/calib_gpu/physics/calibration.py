@@ -76,9 +76,9 @@ def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:
         return gamma / (hot - cold)
 
 
-def system_temperature(ref: Floats, zero: Floats | float, factor_k: Floats, t_signal: Floats) -> Floats:
-    """T_sys on the T_A* scale at the reference position [K], eq. (9): (C_r - Z) factor / t_s."""
-    return (ref - zero) * (factor_k / t_signal)
+def system_temperature(ref: Floats, zero: Floats | float, through_sky: Floats) -> Floats:
+    """T_sys on the T_A* scale at the reference position [K], eq. (9): (C_r - Z) times the factor over t_s [K/count]."""
+    return (ref - zero) * through_sky
 
 
 def radiometer_quantum(t_sys: Floats, bandwidth: float, t_dump: float, bits: int) -> Floats:

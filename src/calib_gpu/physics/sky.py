@@ -170,15 +170,16 @@ class Layers:
     def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
         """Interpolated between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""
         part = Layers(self.b[channels], self.c[channels], self.emission.part(channels), self.background[channels])
-        nodes, weights = log_nodes(grid)
-        values = np.array([part.value(float(w), x) for w in nodes])
-        if weights is None:
-            return lambda where: values[where]
+        nodes = Nodes.of(grid)
+        values = np.array([part.value(float(w), x) for w in nodes.pwv])
 
         def rows(where: slice) -> Floats:
-            used = np.flatnonzero(weights[where].any(axis=0))
-            span = slice(used[0], used[-1] + 1)
-            return np.asarray(weights[where, span] @ values[span])
+            first, weights = nodes.first[where], nodes.weights[where]
+            span = slice(int(first[0]), int(first[-1]) + weights.shape[1])
+            dense = np.zeros((first.size, span.stop - span.start))
+            places = (first - span.start)[:, None] + np.arange(weights.shape[1])
+            np.put_along_axis(dense, places, weights, axis=1)
+            return np.asarray(dense @ values[span])
 
         return rows
 
@@ -194,22 +195,32 @@ class Layers:
         return np.asarray(self.background * np.exp(-x * (self.b * w + self.c)))
 
 
-def log_nodes(grid: Floats) -> tuple[Floats, Floats | None]:
-    """Nodes even in ln w from end to end of a grid, and the weights ``[grid, node]`` that interpolate to it.
+@dataclass(frozen=True)
+class Nodes:
+    """PWVs at which a model is calculated, to be interpolated to a grid.
 
-    The nodes are the grid itself, without weights, where that is not finer.
+    ``pwv`` [node] mm, even in ln w from end to end of the grid; grid point j is the sum of ``weights`` [grid, taps] times
+    the nodes from ``first`` [grid] on. Where that saves nothing the nodes are the grid itself.
     """
-    u = np.log(grid)
-    n = max(STENCIL + 1, int(np.ceil((u[-1] - u[0]) / NODE_SPACING)) + 1)
-    if grid.size <= n:
-        return grid, None
-    place = (u - u[0]) / (u[-1] - u[0]) * (n - 1)
-    first = np.clip(np.floor(place).astype(int) - STENCIL // 2 + 1, 0, n - STENCIL)
-    weights = np.zeros((grid.size, n))
-    for k in range(STENCIL):
-        others = [m for m in range(STENCIL) if m != k]
-        weights[np.arange(grid.size), first + k] = np.prod([(place - first - m) / (k - m) for m in others], axis=0)
-    return np.exp(u[0] + np.arange(n) * (u[-1] - u[0]) / (n - 1)), weights
+
+    pwv: Floats
+    first: NDArray[np.intp]
+    weights: Floats
+
+    @classmethod
+    def of(cls, grid: Floats) -> Nodes:
+        """The nodes of a grid [mm], which is even in ln w or nearly so: Lagrange interpolation between six of them."""
+        u = np.log(grid)
+        n = max(STENCIL + 1, int(np.ceil((u[-1] - u[0]) / NODE_SPACING)) + 1)
+        if grid.size <= n:
+            return cls(grid, np.arange(grid.size), np.ones((grid.size, 1)))
+        place = (u - u[0]) / (u[-1] - u[0]) * (n - 1)
+        first = np.clip(np.floor(place).astype(int) - STENCIL // 2 + 1, 0, n - STENCIL)
+        weights = np.empty((grid.size, STENCIL))
+        for k in range(STENCIL):
+            others = [m for m in range(STENCIL) if m != k]
+            weights[:, k] = np.prod([(place - first - m) / (k - m) for m in others], axis=0)
+        return cls(np.exp(u[0] + np.arange(n) * (u[-1] - u[0]) / (n - 1)), first, weights)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,16 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class SkyData:
+    """Data of one pixel: S_H,obs ``[O, C]`` in K, what is left out of the fit, the model, and the weights (None: 1)."""
+
+    observed: Floats
+    bad: NDArray[np.bool_]
+    model: SkyModel
+    weights: Floats | None = None
+
+
+@dataclass(frozen=True)
 class SkySums:
     """Weighted sums over pixels that make chi2 of eq. (14) at any PWV, exactly and for any gains; each ``[O, C]``.
 

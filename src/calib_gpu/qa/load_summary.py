@@ -48,6 +48,6 @@ def summarise(loads: LoadSet, cal: LoadCalibration, rx: Receiver, r: int, a: int
     contrast = gamma * mean(rx.gains.pixel(r, a)[0]) * rx.eta_f
     sky = None
     if loads.sky is not None:
-        sky = float(system_temperature(mean(loads.sky[:, r, a]), zero, factor(gamma, hot, cold), np.ones(1))[0])
+        sky = float(system_temperature(mean(loads.sky[:, r, a]), zero, factor(gamma, hot, cold))[0])
     trec = float(np.median(cal.trec[inner, r, a])) if inner.any() else float("nan")
     return LoadSummary(float(((hot - zero) / (cold - zero))[0]), float(((hot - cold) / contrast)[0]), trec, sky)

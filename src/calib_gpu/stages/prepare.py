@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,19 @@ class TileFactors:
     t_sys: Floats
 
 
+class _LastOfThread(threading.local):
+    """The transmission that this thread needed last: a lane takes its tiles from one ON subscan."""
+
+    def __init__(self) -> None:
+        self._on, self._value = -1, np.empty(0)
+
+    def of(self, on: int, make: Callable[[int], Floats]) -> Floats:
+        """That of an ON subscan, made where it is another one than before."""
+        if on != self._on:
+            self._on, self._value = on, make(on)
+        return self._value
+
+
 @dataclass(frozen=True)
 class Factors:
     """The scan's maths, collapsed: T_A* = (on - ref) * factor / t_s, plus flags.
@@ -58,6 +73,7 @@ class Factors:
     scan_flags: int
     precision_bits: int | None
     bandwidth: float
+    in_sight: _LastOfThread = field(default_factory=_LastOfThread, repr=False, compare=False)
 
     @property
     def bad(self) -> NDArray[np.bool_]:
@@ -81,7 +97,7 @@ class Factors:
 
     def of_tile(self, tile: Tile) -> TileFactors:
         """Factor, reference, flags and T_sys of a tile."""
-        t_s = self.transmission(tile.on)
+        t_s = self.in_sight.of(tile.on, self.transmission)
         ref = self.reference(tile.on, tile.r, tile.a)
         k = self._factor(tile)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -94,7 +110,7 @@ class Factors:
         zero = self.resolved.calibration.zero
         level = np.moveaxis(zero[:, tile.r, tile.a], 0, -1) if isinstance(zero, np.ndarray) else zero
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            t_sys = system_temperature(ref, level, k, t_s)
+            t_sys = system_temperature(ref, level, through_sky)
         t_sys = np.where((base == 0) & np.isfinite(t_sys), t_sys, np.nan)
         return TileFactors(through_sky, ref, base, t_sys)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,24 +15,14 @@ from calib_gpu.physics.atmosphere import bin_sums
 from calib_gpu.physics.dry_scale import DryScale, demanded, fit_dry_scale, suggested
 from calib_gpu.physics.loads import load_contrast
 from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
-from calib_gpu.physics.sky import Sky, SkyModel, radiometer_weights, residuals, sky_signal
-from calib_gpu.physics.sky_sums import SkySums
+from calib_gpu.physics.sky import Sky, SkyModel, radiometer_weights, residuals
+from calib_gpu.physics.sky_sums import SkyData, SkySums
 from calib_gpu.records import Bools, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.settings import Settings
 from calib_gpu.stages.resolve import ResolvedLoads
 from calib_gpu.store.pixel_arrays import release
 
 CLIP = 4.0 * 1.4826
-
-
-@dataclass(frozen=True)
-class _PixelData:
-    """S_H,obs ``[O, C]`` in K, what is left out, the model, and the weights (None: 1)."""
-
-    observed: Floats
-    bad: Bools
-    model: SkyModel
-    weights: Floats | None
 
 
 @dataclass(frozen=True)
@@ -94,9 +85,7 @@ class SkyFit:
         n_r, n_a = self.resolved.calibration.bad.shape[1:]
         fits = np.empty((n_r, n_a) if self.settings.pwv_scope == "per_pixel" else (0, 0), dtype=object)
         for r, a in np.ndindex(fits.shape):
-            of_pixel = self._no_sums()
-            self._add_pixel(of_pixel, r, a, keep)
-            fits[r, a] = fit_pwv(of_pixel, sky, self.x, self.limits, self.backend.pwv_grid)
+            fits[r, a] = fit_pwv(self._sums(keep, [(r, a)]), sky, self.x, self.limits, self.backend.pwv_grid)
         return SkyResult(joint, each_off, fits, dry, hint)
 
     def _fits(self, sums: SkySums) -> tuple[PwvFit, list[PwvFit], DryScale]:
@@ -125,25 +114,20 @@ class SkyFit:
         each = [fit_from_grid(sums.off(o), sky, x[o : o + 1], limits, grid, chi2[:, o]) for o in range(x.size)]
         return joint, each
 
-    def _no_sums(self) -> SkySums:
-        return SkySums.zeros(self.x.size, self.scan.signal.size if self.sky.bins is None else self.sky.bins.size)
+    def _sums(self, keep: _Keep | None, pixels: Iterable[tuple[int, ...]] | None = None) -> SkySums:
+        """Sums over some pixels (None: all) in their order."""
+        n_channel = self.scan.signal.size if self.sky.bins is None else self.sky.bins.size
+        chosen = np.ndindex(self.resolved.calibration.bad.shape[1:]) if pixels is None else pixels
+        return self.backend.sky_sums(self.x.size, n_channel, (self._kept(r, a, keep) for r, a in chosen))
 
-    def _sums(self, keep: _Keep | None) -> SkySums:
-        """Sums over all pixels, in their order."""
-        total = self._no_sums()
-        for r, a in np.ndindex(self.resolved.calibration.bad.shape[1:]):
-            self._add_pixel(total, r, a, keep)
-        return total
-
-    def _add_pixel(self, sums: SkySums, r: int, a: int, keep: _Keep | None) -> None:
-        """Add one pixel; ``keep`` leaves out residuals."""
+    def _kept(self, r: int, a: int, keep: _Keep | None) -> SkyData:
+        """Data of one pixel; ``keep`` leaves out residuals."""
         data = self._pixel(r, a)
-        bad = data.bad
-        if keep is not None:
-            residual = residuals(data.observed, data.model, keep.sky, self.x, keep.pwv)
-            with np.errstate(invalid="ignore"):
-                bad = bad | ~(np.abs(residual - keep.centre) <= keep.half_width)
-        self.backend.sky_sums(sums, data.observed, bad, data.model, data.weights)
+        if keep is None:
+            return data
+        residual = residuals(data.observed, data.model, keep.sky, self.x, keep.pwv)
+        with np.errstate(invalid="ignore"):
+            return replace(data, bad=data.bad | ~(np.abs(residual - keep.centre) <= keep.half_width))
 
     def _clip_limits(self, sky: Sky, pwv: float) -> _Keep:
         """Median and 4 robust sigma of the residuals of the joint fit, over all pixels, OFFs and channels."""
@@ -156,7 +140,7 @@ class SkyFit:
         centre = float(np.median(residual))
         return _Keep(sky, pwv, centre, CLIP * float(np.median(np.abs(residual - centre))))
 
-    def _pixel(self, r: int, a: int) -> _PixelData:
+    def _pixel(self, r: int, a: int) -> SkyData:
         """Data of one pixel on channels or bins; counts are averaged in a bin before any ratio is formed."""
         cal, gains, powers = self.resolved.calibration, self.rx.gains.pixel(r, a), self.resolved.mean_powers
         off, hot, cold = self.offs.mean[:, r, a].T, cal.hot[:, r, a], cal.cold[:, r, a]
@@ -176,7 +160,7 @@ class SkyFit:
             model = SkyModel(mean(model.k0), mean(model.a_signal), mean(model.a_image))
             off, hot, cold, zero, bad = binned(off), binned(hot), binned(cold), binned(zero), count == 0.0
             gain = (hot - cold) / mean(load_contrast(powers, *gains))
-        observed = sky_signal(off, hot, gain)
+        observed = self.backend.sky_signal(off, hot, gain)
         release(self.offs.mean[:, r, a], *(v[:, r, a] for v in (cal.hot, cal.cold, cal.gain)))
         weights = None
         if self.settings.fit_weights == "radiometer":
@@ -188,4 +172,4 @@ class SkyFit:
             weights = radiometer_weights(
                 observed, off, hot, zero, gain, bandwidth, np.array(self.offs.mean_exposure), t_hot
             )
-        return _PixelData(observed, bad, model, weights)
+        return SkyData(observed, bad, model, weights)

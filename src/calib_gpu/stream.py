@@ -1,0 +1,297 @@
+"""How tiles pass through a backend: at once on the host, or through slots and streams of a device.
+
+A slot is all that a tile needs on a device: page-locked input, device input, device output, page-locked output, and the
+events between them. Slots are allocated once. Host threads decode into a slot and encode from it; while one tile is
+uploaded another one is calculated and a third one downloaded. Free slots wait in a queue: when it is empty the threads
+wait, so that memory is bounded.
+
+Three events a slot keep the order::
+
+    stream upload      upload -> record uploaded
+    stream compute                    wait uploaded -> clear, calibrate -> record computed
+    stream download                                                               wait computed -> download -> record downloaded
+    host               fill                                                                    synchronize downloaded -> encode
+
+A free slot needs no wait before it is filled again: its last user has waited for ``downloaded``, which comes after all else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_gpu.backend.base import Backend, TileResult
+from calib_gpu.backend.device import Block, Device, Event, HostBlock
+from calib_gpu.backend.kernels import KERNELS
+from calib_gpu.backend.tile import TileLayout
+from calib_gpu.errors import DeviceLost
+from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.records import Floats
+from calib_gpu.workers import SIGNAL_LATENCY_S, Workers
+
+T = TypeVar("T", bound=Block)
+
+DEVICE_TILES_AHEAD: Final = 2
+"""Tiles of a lane in flight: while one is on the device the next one is decoded."""
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """What a tile needs beside its counts: see :meth:`calib_gpu.backend.base.Backend.calibrate_tile`."""
+
+    ref: Floats
+    factor: Floats
+    base: NDArray[np.uint16]
+    quantum: Floats
+    rule: SampleRule
+    n_dump: int
+
+
+@dataclass(frozen=True)
+class TileOutput:
+    """``spectra`` and ``flags`` [R,A,B,C,d] until the job is released, and what the tile adds to the totals."""
+
+    spectra: NDArray[Any]
+    flags: NDArray[np.uint16]
+    result: TileResult
+
+
+class Job(Protocol):
+    """One tile: fill ``counts`` [R,A,C,D], start it, finish it, release it."""
+
+    counts: NDArray[Any]
+
+    def start(self, tile: TileInput) -> None:
+        """Begin the calculation; ``counts`` must not be touched any more."""
+        ...
+
+    def finish(self) -> TileOutput:
+        """Wait for the result."""
+        ...
+
+    def release(self) -> None:
+        """Give the buffers back; also on the way out of a failure."""
+        ...
+
+
+class Tiles(Protocol):
+    """Where tiles are calculated. ``ahead`` is the number of tiles that a lane has in flight at most."""
+
+    ahead: int
+
+    def job(self, layout: TileLayout, *, wait: bool) -> Job | None:
+        """Buffers for a tile; None if there are none now and ``wait`` is false."""
+        ...
+
+
+class HostTiles:
+    """Tiles on the host: in the buffers of the calling thread, at once."""
+
+    ahead = 1
+
+    def __init__(self, backend: Backend, workers: Workers) -> None:
+        self.backend, self.workers = backend, workers
+
+    def job(self, layout: TileLayout, *, wait: bool) -> Job:
+        """Never waits."""
+        return _HostJob(self, layout)
+
+
+class _HostJob:
+    def __init__(self, tiles: HostTiles, layout: TileLayout) -> None:
+        self._tiles, self._layout = tiles, layout
+        shape = (layout.r, layout.a, layout.n_channel, layout.n_dump)
+        self.counts = tiles.workers.buffer("counts", shape, layout.counts)
+
+    def start(self, tile: TileInput) -> None:
+        layout, workers = self._layout, self._tiles.workers
+        shape = (layout.r, layout.a, layout.n_block, layout.n_channel, layout.block)
+        spectra = workers.buffer("spectra", shape, layout.spectra)
+        flags = workers.buffer("flags", shape, np.uint16)
+        result = self._tiles.backend.calibrate_tile(
+            self.counts, tile.ref, tile.factor, tile.base, tile.quantum, tile.rule, tile.n_dump, spectra, flags
+        )
+        self._output = TileOutput(spectra, flags, result)
+
+    def finish(self) -> TileOutput:
+        return self._output
+
+    def release(self) -> None:
+        """The buffers belong to the thread."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Buffers and events of one tile on its way through a device."""
+
+    pinned_in: HostBlock
+    device_in: Block
+    device_out: Block
+    pinned_out: HostBlock
+    uploaded: Event
+    computed: Event
+    downloaded: Event
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All its memory."""
+        return self.pinned_in, self.device_in, self.device_out, self.pinned_out
+
+
+class DeviceTiles:
+    """Tiles on a device: three streams, and slots that are allocated once, for the largest tile.
+
+    Parameters
+    ----------
+    device
+        Where they run.
+    workers
+        Looked at for the signal to stop while a thread waits for a slot.
+    """
+
+    ahead = DEVICE_TILES_AHEAD
+
+    def __init__(self, device: Device, workers: Workers) -> None:
+        self.device, self.workers = device, workers
+        self.upload, self.compute, self.download = (device.stream(name) for name in ("upload", "compute", "download"))
+        self._slots: list[Slot] = []
+        self._free: deque[Slot] = deque()
+        self._changed = threading.Condition()
+        self._order = threading.Lock()
+        self._failed: BaseException | None = None
+
+    def allocate(self, largest: TileLayout, count: int) -> None:
+        """``count`` slots for tiles up to this one; what fits already is kept.
+
+        Raises
+        ------
+        OutOfDeviceMemory
+            They do not fit; there are none then.
+        """
+        n_in, n_out = largest.input.nbytes, largest.output.nbytes
+        fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
+        if fits and len(self._slots) == count:
+            return
+        self.free()
+        try:
+            for _ in range(count):
+                self._slots.append(self._slot(n_in, n_out))
+        except BaseException:
+            self.free()
+            raise
+        self._free.extend(self._slots)
+
+    def _slot(self, n_in: int, n_out: int) -> Slot:
+        device, blocks = self.device, list[Block]()
+
+        def own(block: T) -> T:
+            blocks.append(block)
+            return block
+
+        try:
+            return Slot(
+                own(device.pinned(n_in)), own(device.empty(n_in)), own(device.empty(n_out)), own(device.pinned(n_out)),
+                device.event(), device.event(), device.event(),
+            )  # fmt: skip
+        except BaseException:
+            for block in blocks:
+                device.release(block)
+            raise
+
+    def free(self) -> None:
+        """Give all slots back; no tile may be in flight."""
+        with contextlib.suppress(DeviceLost):  # then there is nothing to give back
+            for slot in self._slots:
+                for block in slot.blocks:
+                    self.device.release(block)
+        self._slots.clear()
+        self._free.clear()
+
+    def job(self, layout: TileLayout, *, wait: bool) -> Job | None:
+        """A free slot; raises :class:`Stopped` if the run is to end while it waits."""
+        with self._changed:
+            while not self._free:
+                if self._failed is not None:
+                    raise DeviceLost("a tile failed on the device", value=str(self._failed), fix="run again")
+                if not wait:
+                    return None
+                self._changed.wait(SIGNAL_LATENCY_S)
+                self.workers.check()
+            return _DeviceJob(self, self._free.popleft(), layout)
+
+    def give(self, slot: Slot) -> None:
+        """Put a slot back into the queue."""
+        with self._changed:
+            self._free.append(slot)
+            self._changed.notify()
+
+    def enqueue(self, slot: Slot, layout: TileLayout, rule: SampleRule, n_dump: int) -> None:
+        """Send a filled slot through the three streams; tiles keep their order in all of them.
+
+        A failure half-way leaves the device in a state that nobody knows: the slot is not used again, nor is the device.
+        """
+        device = self.device
+        with self._order, self._noting_failure():
+            device.upload(slot.device_in, slot.pinned_in, layout.input.nbytes, self.upload)
+            device.record(slot.uploaded, self.upload)
+            device.wait(self.compute, slot.uploaded)
+            device.clear(layout.sums(slot.device_out), self.compute)
+            device.launch(
+                KERNELS["calibrate_tile"], layout.size, layout.arguments(slot.device_in, slot.device_out, rule, n_dump),
+                self.compute, reads=(slot.device_in, slot.device_out), writes=(slot.device_out,),
+            )  # fmt: skip
+            device.record(slot.computed, self.compute)
+            device.wait(self.download, slot.computed)
+            device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
+            device.record(slot.downloaded, self.download)
+
+    def synchronize(self, slot: Slot) -> None:
+        """Wait until the result of a slot is there."""
+        with self._noting_failure():
+            self.device.synchronize(slot.downloaded)
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Slots of tiles that fail do not come back: threads that wait for one must hear of it."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = error
+            raise
+
+
+class _DeviceJob:
+    def __init__(self, tiles: DeviceTiles, slot: Slot, layout: TileLayout) -> None:
+        self._tiles, self._slot, self._layout = tiles, slot, layout
+        self._memory = slot.pinned_in.write()
+        self._state = "idle"
+        self.counts = layout.input.array("counts", self._memory)
+
+    def start(self, tile: TileInput) -> None:
+        for name in ("ref", "factor", "base", "quantum"):
+            self._layout.input.array(name, self._memory)[...] = getattr(tile, name)
+        self._state = "lost"
+        self._tiles.enqueue(self._slot, self._layout, tile.rule, tile.n_dump)
+        self._state = "in flight"
+
+    def finish(self) -> TileOutput:
+        self._tiles.synchronize(self._slot)
+        self._state = "idle"
+        layout, memory = self._layout, self._slot.pinned_out.read()
+        spectra, flags = (layout.output.array(name, memory) for name in ("spectra", "flags"))
+        return TileOutput(spectra, flags, layout.result(memory))
+
+    def release(self) -> None:
+        if self._state == "in flight":  # a failure elsewhere in the lane: the device may still be at work on the slot
+            self._state = "lost"
+            self._tiles.synchronize(self._slot)
+            self._state = "idle"
+        if self._state == "idle":
+            self._tiles.give(self._slot)

@@ -1,0 +1,1 @@
+"""Tools that prove the kernels on machines without a GPU; nothing of the engine imports them."""
