@@ -1,7 +1,7 @@
 """The backends that one body of tests runs on.
 
 ``numpy`` is the reference; ``sim`` is the device path on a simulated device whose kernels are NumPy models; ``ptx`` the same
-with the kernels' PTX run on the CPU; ``cupy`` is a GPU.
+with the kernels' PTX run on the CPU; ``g++`` with the kernels compiled by g++ under sanitizers; ``cupy`` is a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from calib_gpu import ConfigError
 from calib_gpu.backend import BACKENDS, Backend
 from calib_gpu.backend.on_device import DeviceBackend
 
-NAMES = ("numpy", "sim", pytest.param("ptx", marks=pytest.mark.kernels), pytest.param("cupy", marks=pytest.mark.gpu))
+NAMES = (
+    "numpy",
+    "sim",
+    pytest.param("ptx", marks=pytest.mark.kernels),
+    pytest.param("g++", marks=[pytest.mark.kernels, pytest.mark.slow]),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+)
 
 
 def why_no_ptx() -> str:
@@ -37,6 +43,13 @@ def make_backend(name: str) -> Backend:
         from calib_gpu.testing.sim import SimDevice
 
         return DeviceBackend(SimDevice())
+    if name == "g++":
+        if shutil.which("g++") is None:
+            pytest.skip("not run: needs g++")
+        from calib_gpu.testing.host_kernels import run_host
+        from calib_gpu.testing.sim import SimDevice
+
+        return DeviceBackend(SimDevice(execute=run_host))
     if name == "ptx":
         if reason := why_no_ptx():
             pytest.skip(reason)

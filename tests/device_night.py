@@ -90,15 +90,19 @@ def fast_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> Iterator[DeviceNight]:
-    """A night in such a folder, whose small scans are shared between threads."""
+def lone_night(shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> Iterator[DeviceNight]:
+    """A night whose small scans are done one after the other by the same threads: every run asks for the same memory."""
     with pytest.MonkeyPatch.context() as patch, fast_folder() as folder:
+        patch.setattr(logging.getLogger("calib_gpu"), "disabled", True)
+        yield make_night(folder, shape, n_scan, **settings)
+
+
+@contextlib.contextmanager
+def shared_night(shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> Iterator[DeviceNight]:
+    """A night whose small scans are shared between threads, too."""
+    with lone_night(shape, n_scan, **settings) as night, pytest.MonkeyPatch.context() as patch:
         share_all_work(patch)
-        logging.getLogger("calib_gpu").setLevel(logging.CRITICAL)
-        try:
-            yield make_night(folder, shape, n_scan, **settings)
-        finally:
-            logging.getLogger("calib_gpu").setLevel(logging.NOTSET)
+        yield night
 
 
 def make_night(folder: Path, shape: tuple[int, int, int, int], n_scan: int = 2, **settings: Any) -> DeviceNight:

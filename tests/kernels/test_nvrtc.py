@@ -64,6 +64,14 @@ def test_machine_code_has_the_widths_of_the_ptx() -> None:
     assert (widths.loads, widths.stores) == ({16: 1}, {1: 1, 16: 2})
 
 
+@pytest.mark.skipif(
+    not any("70" in lib.archs for lib in libraries()), reason="needs the NVRTC of CUDA 12, which is not installed"
+)
+def test_volta_compiles_with_the_compiler_of_cuda_12() -> None:
+    assert resources(compile_raw(COPY, 70, "cubin"))["copy"].spills == 0
+    assert ".target sm_70" in compile_raw(COPY, 70).text
+
+
 def test_spills_are_seen() -> None:
     found = resources(compile_raw(GREEDY, 80, "cubin"))["greedy"]
     assert found.registers <= 32

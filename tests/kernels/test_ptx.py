@@ -186,6 +186,24 @@ def test_warps_shuffle_vote_and_reduce() -> None:
         np.testing.assert_array_equal(out[:, 9], flags)
 
 
+def test_shuffles_stay_within_their_segment() -> None:
+    body = """
+    .reg .b32 %r<6>; .reg .pred %a<3>;
+    shfl.sync.down.b32 %r0|%a0, %t, 3, 6175, -1; shfl.sync.up.b32 %r1|%a1, %t, 3, 6144, -1;
+    shfl.sync.bfly.b32 %r2|%a2, %t, 12, 6175, -1;
+    selp.u32 %r3, 1, 0, %a0; selp.u32 %r4, 2, 0, %a1; or.b32 %r3, %r3, %r4; selp.u32 %r4, 4, 0, %a2; or.b32 %r3, %r3, %r4;
+    mul.wide.u32 %p, %t, 16; add.s64 %p, %o, %p; st.global.v4.u32 [%p], {%r0, %r1, %r2, %r3};
+    """
+    t, place = np.arange(32), np.arange(32) % 8  # segments of 8 lanes: 0x181f, and 0x1800 upwards
+    out = np.zeros((32, 4), "u4")
+    kernel(body).run(1, 32, [out, out], order="reversed")
+    down, up, cross = place + 3 < 8, place >= 3, (t ^ 12) <= (t | 7)
+    np.testing.assert_array_equal(out[:, 0], np.where(down, t + 3, t))
+    np.testing.assert_array_equal(out[:, 1], np.where(up, t - 3, t))
+    np.testing.assert_array_equal(out[:, 2], np.where(cross, t ^ 12, t))
+    np.testing.assert_array_equal(out[:, 3], down * 1 + up * 2 + cross * 4)
+
+
 def test_loops_branches_and_tables_of_labels() -> None:
     body = """
     .reg .b32 %s, %k; mov.u32 %s, 0; mov.u32 %k, 0;

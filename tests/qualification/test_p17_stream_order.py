@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from device_tiles import STREAMS, run_tiles
 from mutant_runs import OF_DEVICE, OF_STREAM, device_wrong, tiles_wrong
 from planted_pipeline import PLANTED, pipeline, step
 
+SEEDS = 10_000 if os.environ.get("CALIB_GPU_QUALIFY") == "full" else 100
 Figure = Callable[[str, str, Any, Any], None]
 
 
@@ -33,7 +35,7 @@ def test_planted_faults(figure: Figure) -> None:
 
 @pytest.mark.parametrize("n_lane", [1, 3])
 def test_false_alarms(figure: Figure, n_lane: int) -> None:
-    ways = schedules(STREAMS, 100)
+    ways = schedules(STREAMS, SEEDS)
     wrong = [str(way) for way in ways if run_tiles(way, 2, n_lane) != []]
     figure("P17", f"false alarms or wrong tiles in {len(ways)} schedules, {n_lane} thread(s)", len(wrong), 0)
     assert wrong == []

@@ -33,9 +33,12 @@ COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
     "--check", "--serve", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
+    "--fmad",
 }  # fmt: skip
 OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
-OTHER_CAPITALS = {"CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
+OTHER_CAPITALS = {
+    "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "CUPY_CACHE_DIR",
+}  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -148,6 +151,7 @@ def test_command_lines_parse(page: Path) -> None:
 def test_readme_has_commands() -> None:
     assert {arguments[0] for arguments in commands(README)} == {
         "simulate", "inspect", "explain", "run", "check", "doctor", "ingest", "report", "plot", "profiles",
+        "selftest",
     }  # fmt: skip
 
 
@@ -236,6 +240,7 @@ def test_classes_that_are_named_exist(page: Path) -> None:
         "InternalError",
         "OnOff",
         "OffOn",
+        "CupyDevice",
     }
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
     assert named - known == set()

@@ -27,7 +27,7 @@ OPTIONAL: Final = (
     (
         ("kvikio-cu12", "kvikio-cu13", "kvikio"),
         "no GPUDirect Storage: counts reach a GPU through host memory",
-        "cuda12",
+        "gds12",
     ),
 )
 FOR_A_GPU: Final = "cuda12"
