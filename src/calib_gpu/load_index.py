@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from calib_gpu.errors import NoLoads, ScanFailure, Unreadable
 from calib_gpu.records import CountGroup, ScanId
@@ -14,6 +15,9 @@ from calib_gpu.stages.load import near_each_other, separation_us, with_saturatio
 from calib_gpu.store.l0 import L0Store
 
 log = logging.getLogger("calib_gpu")
+
+LOAD_TEMPERATURES: Final = ("thot", "tcold", "load_temp_sig", "load_temp_img")
+"""The arrays that reading a load set needs beside the counts."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class LoadIndex:
             try:
                 if not store.subscan_classes(scan, "calibration"):
                     continue
-                group = with_saturation(store.group(scan, "calibration"), settings)
+                group = _slim(with_saturation(store.group(scan, "calibration"), settings))
             except ScanFailure as error:
                 index.broken[scan] = error
                 continue
@@ -61,6 +65,13 @@ class LoadIndex:
                 index.candidates.append(Candidate(scan, group, group.absolute_us(hot + cold)))
         index.candidates.sort(key=lambda c: (c.time_us, c.scan))
         return index
+
+
+def _slim(group: CountGroup) -> CountGroup:
+    """The group without the small arrays that its subscans and its tuning hold already: a night has a thousand of them."""
+    return replace(
+        group, arrays={name: group.arrays[name] for name in LOAD_TEMPERATURES if name in group.arrays}, attrs={}
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from calib_gpu.errors import ConfigError
 from calib_gpu.store import disk
+from calib_gpu.store.kinds import refuse_foreign
 
 MARK: Final = "calib-gpu picture"
 """Stands in the metadata of each picture, so that it is known as one of ours."""
@@ -31,7 +32,7 @@ def refuse_picture(out: Path, *, overwrite: bool) -> None:
     """
     if out.suffix.lower() not in KINDS:
         raise ConfigError("no such kind of picture", array="-o", value=out.name, rule=" | ".join(KINDS))
-    disk.refuse_foreign(out, MARK.encode(), "a picture of calib-gpu", overwrite=overwrite)
+    refuse_foreign(out, MARK.encode(), "a picture of calib-gpu", overwrite=overwrite)
 
 
 def write_picture(figure: Any, out: Path, **options: Any) -> None:

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from calib_gpu.backend import Backend, choose_backend
 from calib_gpu.errors import CalibError, ConfigError, DeviceLost, Exit, OutOfMemory, OutputError, ScanFailure, Stopped
@@ -25,6 +24,7 @@ from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
+from calib_gpu.store.failures import record_failures
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher, published_scans
 from calib_gpu.workers import WORTH_SHARING, Workers, usable_cores
@@ -58,6 +58,7 @@ class RunReport:
     backend_reason: str = ""
     scans: list[ScanReport] = field(default_factory=list)
     stopped: bool = False
+    unrecorded: bool = False
     seconds: float = 0.0
 
     def count(self, *status: str) -> int:
@@ -71,9 +72,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> Exit:
-        """0 all scans done, 1 none, 2 some; 73 if nothing could be written, 75 if stopped."""
+        """0 all scans done, 1 none, 2 some; 73 if nothing, or not the list of failures, could be written; 75 if stopped."""
         if self.stopped:
             return Exit.STOPPED
+        if self.unrecorded:
+            return Exit.CANNOT_WRITE
         done = self.count("ok", "skipped")
         if done and not self.failures:
             return Exit.ALL
@@ -277,7 +280,7 @@ class _Run:
         digest = self.runner.settings.digest()
         others = [
             str(scan) for scan in published_scans(self.publisher.path)
-            if scan not in ids and (self.publisher.done(scan) or {}).get("settings_digest") != digest
+            if scan not in ids and self.publisher.settings_digest(scan) != digest
         ]  # fmt: skip
         if others:
             log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))
@@ -325,8 +328,10 @@ class _Run:
 
     def _finish(self, line: ScanReport) -> None:
         self.report.scans.append(line)
-        with contextlib.suppress(OSError), (self.publisher.run / "report.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line.as_dict(), allow_nan=False) + "\n")
+        try:
+            disk.append_line(self.publisher.run / "report.jsonl", json.dumps(line.as_dict(), allow_nan=False).encode())
+        except OutputError as error:
+            log.warning("%s has no line in the report: %s", line.scan, error)
         for warning in line.warnings:
             log.warning("%s: %s", line.scan, warning)
         if line.status == "failed":
@@ -338,18 +343,13 @@ class _Run:
         self.progress.end(line)
 
     def _write_failures(self) -> None:
-        """``failures.json``: the failures of this run, and of earlier runs where the scan was not tried again."""
-        path = self.publisher.path / "failures.json"
         tried = {line.scan for line in self.report.scans}
-        old: list[dict[str, Any]] = []
-        if path.is_file():
-            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-                old = [f for f in json.loads(path.read_bytes()) if f.get("scan") not in tried]
         new = [{"scan": f.scan, "stage": f.stage, "error": f.error, "message": f.message} for f in self.report.failures]
-        if old or new:
-            disk.replace_file(path, json.dumps(sorted(old + new, key=lambda f: f["scan"]), indent=1).encode() + b"\n")
-        elif path.is_file():
-            path.unlink()
+        try:
+            record_failures(self.publisher.path, self.publisher.run, tried, new, self.publisher.replace_file)
+        except OutputError as error:
+            log.error("the list of failures is not up to date: %s", error)
+            self.report.unrecorded = True
 
 
 def _result(future: Future[LoadedScan], workers: Workers) -> LoadedScan:

@@ -24,7 +24,7 @@ import calib_gpu
 from calib_gpu import Settings, schema
 from calib_gpu.errors import Exit, OutputError, StoreUnusable
 from calib_gpu.records import ScanId
-from calib_gpu.store import codecs, disk, publish, shards
+from calib_gpu.store import codecs, disk, publish, shards, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l1 import LaneWriter, ScanWriter
 from calib_gpu.store.publish import Publisher, check_store, differing_files, published_scans
@@ -620,7 +620,7 @@ def open_files() -> int:
 
 def attempt(l0: Path, l1: Path, operation: str, fails: int) -> tuple[int, Any]:
     """Calibrate while the k-th call of a function of ``os`` fails; how often it was called, and the report."""
-    real, calls = getattr(os, operation), 0
+    real, calls = getattr(system, operation), 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -631,9 +631,9 @@ def attempt(l0: Path, l1: Path, operation: str, fails: int) -> tuple[int, Any]:
 
     publisher(l1).close()  # the root's document is there already
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, operation, counted)
+        patch.setattr(system, operation, counted)
         if operation == "fsync":
-            patch.setattr(disk, "_SYNCFS", None)  # an older kernel: file by file
+            patch.setattr(system, "_SYNCFS", None)  # an older kernel: file by file
         report = calib_gpu.calibrate(l0, l1, Settings(pwv_scope="per_pixel", workers=1))
     return calls, report
 
@@ -671,7 +671,7 @@ def test_a_file_system_that_does_not_sync_fails_the_scan(
         ctypes.set_errno(errno.EIO)
         return -1
 
-    monkeypatch.setattr(disk, "_SYNCFS", fails)
+    monkeypatch.setattr(system, "_SYNCFS", fails)
     report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr", Settings(pwv_scope="per_pixel"))
     assert "Input/output error" in report.failures[0].message
     assert not (tmp_path / "l1.zarr" / SCAN).exists()

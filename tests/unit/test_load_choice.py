@@ -10,7 +10,9 @@ import pytest
 import zarr
 
 from calib_gpu import Settings
+from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import calibrate
+from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_write import L0Writer
 from small_scan import SmallScan, small_scan
 
@@ -185,3 +187,11 @@ def test_loads_that_arrive_later_are_told_and_the_new_scans_are_done(tmp_path: P
     assert served_by(tmp_path, 2) == [1]
     calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr", Settings(overwrite=True))
     assert served_by(tmp_path, 2) == [3]
+
+
+def test_the_index_holds_little_of_each_set(tmp_path: Path) -> None:
+    """A thousand sets are in it: no attributes, and of the small arrays what is needed to read a set."""
+    index = LoadIndex.of(L0Store(small_scan(shape=(64, 3, 2, 2)).store(tmp_path / "l0.zarr")), Settings())
+    (candidate,) = index.candidates
+    assert set(candidate.group.arrays) == {"thot", "tcold"}
+    assert candidate.group.attrs == {}

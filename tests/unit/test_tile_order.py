@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 import calib_gpu
 from calib_gpu.errors import OutputError
 from calib_gpu.simulate import realistic, simulate
-from calib_gpu.store import chunks, disk
+from calib_gpu.store import chunks, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.codecs import Compressor
-from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.documents import array_document
+from calib_gpu.store.scratch import ScratchFile
 from calib_gpu.store.tile_order import in_tile_order
 
 AXES = ("C", "D", "R", "A", "S")
@@ -123,7 +123,7 @@ def test_a_full_disk_fails_the_scan_and_says_where(
     def full(*given: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk.os, "pwrite", full)
+    monkeypatch.setattr(system, "pwrite", full)
     report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr")
     assert report.count("ok") == 0
     assert "No space left on device" in report.scans[0].message

@@ -33,10 +33,10 @@ from calib_gpu.records import (
 from calib_gpu.schema import SUBSCAN_CLASSES, ScanFlag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.frame import frequency_frame, told_attributes
-from calib_gpu.store.disk import ScratchFile
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.store.pixel_arrays import PixelArrays, release
+from calib_gpu.store.scratch import ScratchFile
 from calib_gpu.store.shards import pixel_block
 from calib_gpu.store.tile_order import cuts_chunks, in_tile_order
 from calib_gpu.workers import CHANNEL_BYTES, Blocks, Workers, read_tile

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
-from calib_gpu.store import codecs, small_chunks
+from calib_gpu.store import codecs, small_chunks, system
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
 
@@ -122,7 +122,8 @@ class ChunkedArray:
         return total
 
     def close(self) -> None:
-        """Nothing is held beside the store."""
+        """Forget the indices of shards, which are read again where they are needed."""
+        self._indices.clear()
 
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
@@ -248,13 +249,13 @@ class ChunkedArray:
         A negative offset counts from the end.
         """
         try:
-            handle = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+            handle = system.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
         try:
-            status = os.fstat(handle)
+            status = system.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable("chunk is not a regular file", array=self.label, value=name)
             length = status.st_size
@@ -268,7 +269,7 @@ class ChunkedArray:
             view = buffer.data
             done = 0
             while done < size:
-                n = os.preadv(handle, [view[done:]], offset + done)
+                n = system.preadv(handle, [view[done:]], offset + done)
                 if n == 0:
                     raise Unreadable("chunk is cut short", array=self.label, value=name)
                 done += n
@@ -278,7 +279,7 @@ class ChunkedArray:
                 raise
             raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
         finally:
-            os.close(handle)
+            system.close(handle)
 
     # --- any other layout
 

@@ -1,64 +1,103 @@
-"""Every file operation on the output: one place, so that it can be watched, and made to fail in tests."""
+"""What is done to the output, with errors that name the file; the calls themselves are those of :mod:`calib_gpu.store.system`."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import mmap
 import os
-import platform
-import re
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable
+import stat
 from pathlib import Path
 from typing import Final
 
 import google_crc32c
 
 from calib_gpu.errors import OutputError
-
-SCRATCH_SHARE: Final = 0.5
-"""Share of the free space that one array of a scan may take."""
+from calib_gpu.store import system
 
 EARLY_WRITE_BYTES: Final = 4 * 1024 * 1024
 """Files from this size on start on their way to the disk when they are closed, so that the end has less to wait for."""
 
-_SYNC_FILE_RANGE_WRITE: Final = 2
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR)
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _syncfs() -> Callable[[int], int] | None:
-    release = re.match(r"(\d+)\.(\d+)", platform.release())
-    known = platform.system() == "Linux" and release is not None and (int(release[1]), int(release[2])) >= (5, 8)
-    return getattr(_LIBC, "syncfs", None) if known else None
-
-
-_SYNCFS: Final = _syncfs()
-
-
-def _begin_writing(handle: int) -> None:
-    begin = getattr(_LIBC, "sync_file_range", None)
-    if begin is not None:
-        begin(
-            handle, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE
-        )  # a hint: its result does not matter
-
-
-def _cannot(path: Path | str, error: OSError) -> OutputError:
+def cannot_write(path: Path | str, error: OSError, needed: int = 0) -> OutputError:
+    """The error of a call; where space is lacking with the bytes that were to be written."""
+    lack = f" ({needed} more bytes are needed here)" if needed and error.errno in _NO_SPACE else ""
     return OutputError(
-        f"cannot write: {error.strerror}", array=str(path), fix="check space and permissions, then run again"
+        f"cannot write: {error.strerror}{lack}", array=str(path), fix="check space and permissions, then run again"
     )
 
 
-def make_dirs(path: Path) -> None:
-    """Create a folder and its parents."""
+def make_dirs(path: Path | str, *, durable: bool = False) -> None:
+    """Create a folder and its parents; ``durable``: see to it that those which are new are still there after a power loss."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_dirs(os.fspath(path), durable=durable)
     except OSError as error:
-        raise _cannot(path, error) from None
+        raise (error if isinstance(error, OutputError) else cannot_write(path, error)) from None
+
+
+def _make_dirs(path: str, *, durable: bool = False) -> None:
+    parent = os.path.dirname(path)
+    try:
+        system.mkdir(path, 0o777)
+    except FileNotFoundError:
+        if parent in ("", path):
+            raise
+        _make_dirs(parent, durable=durable)
+        system.mkdir(path, 0o777)
+    except OSError:  # whatever it says of a folder that is there: that is all that is wanted
+        if not stat.S_ISDIR(_mode(path)):
+            raise
+    if durable:
+        sync_dir(Path(parent))
+
+
+def exists(path: Path | str) -> bool:
+    """True if anything is there; OutputError if that cannot be told."""
+    return _ask(path) != 0
+
+
+def is_file(path: Path | str) -> bool:
+    """True for a regular file; OutputError if that cannot be told."""
+    return stat.S_ISREG(_ask(path))
+
+
+def is_dir(path: Path | str) -> bool:
+    """True for a folder; OutputError if that cannot be told."""
+    return stat.S_ISDIR(_ask(path))
+
+
+def _ask(path: Path | str) -> int:
+    try:
+        return _mode(path)
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+
+
+def _mode(path: Path | str) -> int:
+    """Kind and permissions of what is at a path; 0 if nothing is."""
+    try:
+        return system.stat(path).st_mode
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return 0
+        raise
+
+
+def _cannot_read(path: Path | str, error: OSError) -> OutputError:
+    return OutputError(f"cannot be read: {error.strerror}", array=str(path), fix="check the disk, then run again")
+
+
+def entries(path: Path) -> list[str]:
+    """Names of what is in a folder, sorted; none if there is no such folder."""
+    try:
+        with system.scandir(path) as found:
+            return sorted(entry.name for entry in found)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return []
+        raise _cannot_read(path, error) from None
 
 
 class OutputFile:
@@ -69,39 +108,39 @@ class OutputFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             try:
-                self._handle = os.open(path, flags, 0o666)
+                self._handle = system.open(path, flags, 0o666)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                self._handle = os.open(path, flags, 0o666)
+                _make_dirs(os.path.dirname(path))
+                self._handle = system.open(path, flags, 0o666)
         except OSError as error:
-            raise _cannot(path, error) from None
+            raise cannot_write(path, error) from None
 
     def append(self, data: bytes) -> None:
         """Write all of ``data`` at the end."""
+        view = memoryview(data)
         try:
-            view = memoryview(data)
             while view:
-                view = view[os.write(self._handle, view) :]
+                view = view[system.write(self._handle, view) :]
         except OSError as error:
-            raise _cannot(self.path, error) from None
+            raise cannot_write(self.path, error, len(view)) from None
         self._crc = google_crc32c.extend(self._crc, data)
         self.size += len(data)
 
     def close(self) -> tuple[int, int]:
         """Close the file, its way to the disk begun; returns its size and crc32c."""
         if self.size >= EARLY_WRITE_BYTES:
-            _begin_writing(self._handle)
+            system.start_writing(self._handle)
         try:
             self.abandon()
         except OSError as error:  # network file systems report here what they could not store
-            raise _cannot(self.path, error) from None
+            raise cannot_write(self.path, error) from None
         return self.size, self._crc
 
     def abandon(self) -> None:
         """Close without flushing, on the way out of a failure; does nothing where it is closed already."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
-            os.close(handle)
+            system.close(handle)
 
 
 def write_file(path: Path | str, data: bytes) -> tuple[int, int]:
@@ -115,95 +154,48 @@ def write_file(path: Path | str, data: bytes) -> tuple[int, int]:
     return file.close()
 
 
-class ScratchFile:
-    """A file without a name, written and read at any place by any thread; it vanishes when it is closed or forgotten.
+def replace_file(path: Path, data: bytes, folder: Path | None = None) -> None:
+    """Write a file so that readers see the old or the new one, never a part: temporary file, then rename.
 
-    ``folder`` is where it lies; None: where the system keeps temporary files.
+    ``folder``, on the same file system, is where the temporary file lies; None: beside the file.
     """
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder or Path(tempfile.gettempdir())
-        try:
-            self._handle, name = tempfile.mkstemp(dir=folder)
-            os.unlink(name)
-        except OSError as error:
-            raise _cannot(self._folder, error) from None
-        self._close = weakref.finalize(self, os.close, self._handle)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write all of ``data`` at ``offset``."""
-        view = data.cast("B")
-        try:
-            while view:
-                n = os.pwrite(self._handle, view, offset)
-                view, offset = view[n:], offset + n
-        except OSError as error:
-            raise _cannot(self._folder, error) from None
-
-    def read(self, offset: int, out: memoryview) -> None:
-        """Fill ``out`` with what was written at ``offset``."""
-        try:
-            while out:
-                n = os.preadv(self._handle, [out], offset)
-                if n == 0:
-                    raise OSError(errno.EIO, "a scratch file ends too early")
-                out, offset = out[n:], offset + n
-        except OSError as error:
-            raise _cannot(self._folder, error) from None
-
-    def close(self) -> None:
-        """Give the space back; it must not be used any more."""
-        self._close()
-        self._handle = -1
-
-
-def map_scratch(folder: Path, size: int) -> mmap.mmap:
-    """A zeroed file without a name, in memory as far as it is used; its space is reserved, so that writing cannot fail."""
+    temporary = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
+    remove_file(temporary)
     try:
-        place = os.statvfs(folder)
-        if size > place.f_bavail * place.f_frsize * SCRATCH_SHARE:  # reserving it would starve the output
-            raise OSError(errno.ENOSPC, f"an array of the scan takes {size} bytes, more than half of the free space")
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return mmap.mmap(file.fileno(), size)
-    except OSError as error:
-        raise _cannot(folder, error) from None
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old or the new one, never a part: temporary file, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
         write_file(temporary, data)
         _sync(temporary, os.O_RDONLY)
-        temporary.replace(path)
+        system.rename(temporary, path)
         sync_dir(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise (error if isinstance(error, OutputError) else _cannot(path, error)) from None
+            system.unlink(temporary)
+        raise (error if isinstance(error, OutputError) else cannot_write(path, error)) from None
 
 
-def refuse_foreign(path: Path, mark: bytes, kind: str, *, overwrite: bool) -> None:
-    """:class:`OutputError` where a file stands that lacks our mark in its first or last 4 kB; an empty one may be replaced.
-
-    ``kind`` is what a file with that mark is, "a report".
-    """
-    if not os.path.lexists(path) or (overwrite and path.is_file()):
-        return
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line at the end of a file, by one write; what a killed process left of its last line stays a line of its own."""
     try:
-        with path.open("rb") as file:
-            ends = file.read(4096)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            ends += file.read(4096)
+        handle = system.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            size = system.fstat(handle).st_size
+            whole = size == 0 or system.pread(handle, 1, size - 1) == b"\n"
+            view = memoryview((b"" if whole else b"\n") + line + b"\n")
+            while view:
+                view = view[system.write(handle, view) :]
+        finally:
+            system.close(handle)
     except OSError as error:
-        raise OutputError(
-            f"cannot be replaced: {error.strerror}", array=str(path), fix="give another file with -o"
-        ) from None
-    if ends and mark not in ends:
-        fix = "give another file with -o, or --overwrite"
-        raise OutputError(f"exists and is not {kind}", array=str(path), fix=fix)
+        raise cannot_write(path, error) from None
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there."""
+    try:
+        system.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def sync_dir(path: Path) -> None:
@@ -211,15 +203,15 @@ def sync_dir(path: Path) -> None:
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _sync(path: Path, flags: int) -> None:
+def _sync(path: Path | str, flags: int) -> None:
     try:
-        handle = os.open(path, flags)
+        handle = system.open(path, flags | os.O_CLOEXEC)
         try:
-            os.fsync(handle)
+            system.fsync(handle)
         finally:
-            os.close(handle)
+            system.close(handle)
     except OSError as error:
-        raise _cannot(path, error) from None
+        raise cannot_write(path, error) from None
 
 
 def make_durable(folder: Path, handle: int | None = None) -> None:
@@ -229,59 +221,111 @@ def make_durable(folder: Path, handle: int | None = None) -> None:
     where a sandbox forbids it, every file and folder by itself. ``handle`` is a descriptor of a folder on that file
     system, opened before the files were written: errors since then are reported on it.
     """
-    if _SYNCFS is not None and _sync_file_system(folder, handle):
-        return
-    for root, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _sync(Path(root) / name, os.O_RDONLY)
-        sync_dir(Path(root))
+    if not _sync_file_system(folder, handle):
+        _sync_tree(folder)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Sync files, then the folder that holds them."""
+    try:
+        with system.scandir(folder) as found:
+            inside = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    for name, is_folder in inside:
+        if is_folder:
+            _sync_tree(folder / name)
+        else:
+            _sync(folder / name, os.O_RDONLY)
+    sync_dir(folder)
 
 
 def _sync_file_system(folder: Path, handle: int | None) -> bool:
     """False if the system does not offer syncfs."""
     try:
-        own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY) if handle is None else None
+        own = handle if handle is not None else system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            system.syncfs(own)
+        finally:
+            if handle is None:
+                system.close(own)
     except OSError as error:
-        raise _cannot(folder, error) from None
-    try:
-        assert _SYNCFS is not None
-        if _SYNCFS(own if own is not None else handle) == 0:  # type: ignore[arg-type]
-            return True
-        number = ctypes.get_errno()
-        if number in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
             return False
-        raise _cannot(folder, OSError(number, os.strerror(number)))
-    finally:
-        if own is not None:
-            os.close(own)
-
-
-def rename(source: Path, target: Path) -> bool:
-    """Move a folder into place; False if a non-empty folder stands there. Make it durable with :func:`sync_dir`."""
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if target.is_dir():
-            return False
-        raise _cannot(target, error) from None
+        raise cannot_write(folder, error) from None
     return True
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder and what is in it, as far as possible."""
-    shutil.rmtree(path, ignore_errors=True)
+def rename(source: Path, target: Path) -> bool:
+    """Move a folder into place; False if a folder stands there. Make it durable with :func:`sync_dir`.
+
+    After False the folder may be our own: a file system on the network can lose the reply of a rename that was done.
+    """
+    try:
+        system.rename(source, target)
+    except OSError as error:
+        if is_dir(target):
+            return False
+        raise cannot_write(target, error) from None
+    return True
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False, and nothing done, where the file system cannot do that."""
+    try:
+        system.exchange(one, other)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            return False
+        raise cannot_write(other, error) from None
+    return True
+
+
+def remove_tree(path: Path | str) -> None:
+    """Remove a folder and what is in it, as far as possible; a link is not followed."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(system.stat(path, follow_symlinks=False).st_mode):
+            _remove_tree(os.fspath(path))
+
+
+def _remove_tree(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        with system.scandir(folder) as found:
+            inside = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in found]
+        for path, is_folder in inside:
+            if is_folder:
+                _remove_tree(path)
+            else:
+                with contextlib.suppress(OSError):
+                    system.unlink(path)
+        system.rmdir(folder)
+
+
+def read_file(path: Path | str, at_most: int) -> bytes:
+    """A file, or its first bytes; OSError as the system gives it."""
+    handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+    try:
+        out = bytearray()
+        while len(out) < at_most and (block := system.read(handle, min(at_most - len(out), 1 << 20))):
+            out += block
+        return bytes(out)
+    finally:
+        system.close(handle)
 
 
 def measure(path: Path) -> tuple[int, int]:
     """Size and crc32c of a regular file; (-1, 0) if it cannot be read."""
     size = crc = 0
-    if not path.is_file():
-        return -1, 0
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
+        handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+        try:
+            if not stat.S_ISREG(system.fstat(handle).st_mode):
+                return -1, 0
+            while block := system.read(handle, 1 << 20):
                 size += len(block)
                 crc = google_crc32c.extend(crc, block)
+        finally:
+            system.close(handle)
     except OSError:
         return -1, 0
     return size, crc

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.errors import Unreadable
+from calib_gpu.store import system
 
 DOCUMENTS: Final = ("zarr.json", ".zarray", ".zattrs")
 HELD_BYTES: Final = 64 * 1024 * 1024
@@ -57,7 +58,7 @@ class GroupFiles:
 def _walk(folder: str) -> Iterator[tuple[str, int]]:
     """Path and size of all files, those of a folder before its folders, by name."""
     folders = []
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+    for entry in sorted(system.scandir(folder), key=lambda e: e.name):
         if entry.is_dir(follow_symlinks=False):
             folders.append(entry.path)
         elif not entry.is_dir():  # links to folders may lead in circles
@@ -68,18 +69,18 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
 
 def _read(path: str, digest: Any, room: int) -> bytes | None:
     """Add a file to the digest; its bytes, None if they are more than ``room``."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+    handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        if not stat.S_ISREG(system.fstat(handle).st_mode):
             raise Unreadable("not a regular file", array=path)
         held = bytearray()
-        while block := os.read(handle, 1 << 20):
+        while block := system.read(handle, 1 << 20):
             digest.update(block)
             if len(held) <= room:
                 held += block
         return bytes(held) if len(held) <= room else None
     finally:
-        os.close(handle)
+        system.close(handle)
 
 
 def tree_digest(folder: Path) -> str:

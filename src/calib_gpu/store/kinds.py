@@ -1,4 +1,4 @@
-"""What kind of store a path holds, and what to do where another kind was meant."""
+"""What kind of store or file a path holds, and what to do where another kind was meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from calib_gpu.errors import StoreUnusable, Unreadable
+from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.store.metadata import group_attrs, node_kind
 
 L0_FORMAT: Final = "l0-heterodyne"
@@ -75,3 +75,24 @@ def _what_to_do(path: Path, kind: str, wanted: str) -> str:
     if kind == "table":
         return f"give an {wanted} store (to look inside: calib-gpu atm info {path})"
     return f"give the {wanted} store"
+
+
+def refuse_foreign(path: Path, mark: bytes, kind: str, *, overwrite: bool) -> None:
+    """:class:`OutputError` where a file stands that lacks our mark in its first or last 4 kB; an empty one may be replaced.
+
+    ``kind`` is what a file with that mark is, "a report".
+    """
+    if not os.path.lexists(path) or (overwrite and path.is_file()):
+        return
+    try:
+        with path.open("rb") as file:
+            ends = file.read(4096)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            ends += file.read(4096)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be replaced: {error.strerror}", array=str(path), fix="give another file with -o"
+        ) from None
+    if ends and mark not in ends:
+        fix = "give another file with -o, or --overwrite"
+        raise OutputError(f"exists and is not {kind}", array=str(path), fix=fix)

@@ -24,6 +24,8 @@ Arrays = Mapping[str, NDArray[Any]]
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
 INT32_FILL: Final = -(2**31)
 COUNT_DTYPES: Final = ("int32", "uint32", "int64", "int16", "uint16", "float32", "float64")
+LATEST_MJD: Final = 1e7
+"""Times beyond are no dates; in microseconds they would leave 64 bits."""
 PER_SUBSCAN: Final = ("sobsmode", "mjd")
 """Arrays whose values differ from subscan to subscan; of the other ``[S]`` arrays a scalar stands for all."""
 
@@ -187,11 +189,13 @@ class GroupReader:
     ) -> tuple[Subscan, ...]:
         n = counts.shape[4]
         mjd = arrays["mjd"]
-        if not np.all(np.isfinite(mjd)):
-            bad = f"subscan {int(np.argmin(np.isfinite(mjd)))}"
+        known = np.abs(mjd) <= LATEST_MJD  # false for NaN
+        if not np.all(known):
+            bad = int(np.argmin(known))
             raise MissingValue(
-                "time is not a number", array=self._label("mjd"), value=bad, rule="every subscan has a time"
-            )
+                "time is not a number, or out of range", array=self._label("mjd"), value=f"subscan {bad}: {mjd[bad]}",
+                rule=f"every subscan has a time, at most {LATEST_MJD:.0f} days from MJD 0",
+            )  # fmt: skip
         nothing = np.array(np.nan)
         exptime, elevation = (np.broadcast_to(arrays.get(name, nothing), (n,)) for name in ("exptime", "elevation"))
         n_dump = np.broadcast_to(arrays["n_dump"], (n,)) if "n_dump" in arrays else None

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import codecs
+from calib_gpu.store import codecs, disk
 
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_RANK: Final = 32
@@ -79,8 +79,7 @@ def read_json(path: Path, raw: bytes | None = None) -> Any:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
         try:
-            with path.open("rb") as file:
-                raw = file.read(MAX_DOCUMENT_BYTES + 1)
+            raw = disk.read_file(path, MAX_DOCUMENT_BYTES + 1)
         except OSError as error:
             raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
     if len(raw) > MAX_DOCUMENT_BYTES:

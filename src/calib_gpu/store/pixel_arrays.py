@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from calib_gpu.records import pixel_major
-from calib_gpu.store import disk
+from calib_gpu.store.scratch import map_scratch
 
 
 class PixelArrays:
@@ -44,7 +44,7 @@ class PixelArrays:
         if self.folder is None or size <= self._limit:
             return pixel_major(shape, dtype)
         c, *pixels = shape
-        stored = np.frombuffer(disk.map_scratch(self.folder, size), dtype).reshape(*pixels, c)
+        stored = np.frombuffer(map_scratch(self.folder, size), dtype).reshape(*pixels, c)
         return np.moveaxis(stored, -1, 0)
 
 

@@ -6,17 +6,18 @@ each running process, which holds a lock on it. Folders whose lock is free are l
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import disk
+from calib_gpu.store import disk, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.kinds import L1_FORMAT, SCAN_NAME, kind_of, refuse_no_folder, refuse_other_kind
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -58,10 +59,13 @@ class Publisher:
             raise
 
     def _refuse_foreign(self) -> None:
-        if (self.path / "zarr.json").is_file():
-            foreign = group_attrs(self.path).get("format") != L1_FORMAT
+        if disk.is_file(self.path / "zarr.json"):
+            try:
+                foreign = group_attrs(self.path).get("format") != L1_FORMAT
+            except Unreadable as error:
+                raise OutputError(str(error)) from None
         else:
-            foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
             raw = kind_of(self.path) == "L0"
             raise OutputError(
@@ -72,9 +76,15 @@ class Publisher:
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
         document, path = dump_json(sealed(group_document(attrs))[0]), self.path / "zarr.json"
-        disk.make_dirs(self.path)
-        if not path.is_file() or (overwrite and path.read_bytes() != document):
-            disk.replace_file(path, document)
+        if not disk.is_file(path):
+            disk.make_dirs(self.path, durable=True)
+            self.replace_file(path, document)
+        elif overwrite and disk.measure(path) != (len(document), google_crc32c.value(document)):
+            self.replace_file(path, document)
+
+    def replace_file(self, path: Path, data: bytes) -> None:
+        """Write a file of the store so that it is the old or the new one; what a killed run leaves lies in its staging."""
+        disk.replace_file(path, data, self._staging)
 
     def _claim(self) -> tuple[Path, int | None]:
         """A staging folder of our own and its lock; taken anew if another run cleaned it up before it was locked.
@@ -85,27 +95,44 @@ class Publisher:
             folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
             disk.make_dirs(folder)
             lock = _lock(folder)
-            if lock is not None and folder.is_dir():
+            if lock is not None and disk.is_dir(folder):
                 return folder, lock
             if lock is not None:
-                os.close(lock)
+                system.close(lock)
             disk.remove_tree(folder)
+        disk.make_dirs(folder)
         return folder, None
 
     def _remove_leftovers(self) -> None:
-        for folder in (self.run / "staging").iterdir():
-            if folder.is_dir() and (lock := _lock(folder)) is not None:
+        for name in disk.entries(self.run / "staging"):
+            folder = self.run / "staging" / name
+            if disk.is_dir(folder) and (lock := _lock(folder)) is not None:
                 disk.remove_tree(folder)
-                os.close(lock)
+                system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
-        """Attributes of a published scan, None if there is none."""
-        if not (self.path / scan.path / "zarr.json").is_file():
+        """Attributes of a published scan, None if there is none.
+
+        Raises
+        ------
+        OutputError
+            Its document cannot be read, so that nobody can tell how it was made.
+        """
+        path = self.path / scan.path / "zarr.json"
+        if not disk.is_file(path):
             return None
         try:
-            return group_attrs(self.path / scan.path)
-        except Unreadable:
-            return {}
+            return group_attrs(path.parent)
+        except Unreadable as error:
+            fix = f"look with calib-gpu check; --overwrite --scans {scan.number} replaces it"
+            raise OutputError(f"how it was made cannot be told: {error.what}", array=str(path), fix=fix) from None
+
+    def settings_digest(self, scan: ScanId) -> str | None:
+        """That of the settings which a published scan was made with; None if that cannot be told."""
+        try:
+            return (self.done(scan) or {}).get("settings_digest")
+        except OutputError:
+            return None
 
     def stage(self, scan: ScanId) -> Path:
         """A fresh staging folder for a scan."""
@@ -116,49 +143,91 @@ class Publisher:
     def publish(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         """Move a staged scan into the store by one rename; False if another run published the same scan first.
 
-        With ``overwrite`` the scan that stands there is moved out of the store first.
+        With ``overwrite`` it changes places with the scan that stands there. Whether it is there is told by its digest, for
+        a file system on the network can lose the reply of a rename that was done.
         """
         disk.make_durable(staged, self._lock)
-        target = self.path / scan.path
-        if scan.band and not (target.parent / "zarr.json").is_file():
-            disk.make_dirs(target.parent)
-            disk.replace_file(target.parent / "zarr.json", dump_json(sealed(group_document({}))[0]))
-        if overwrite and target.is_dir():
-            disk.rename(target, self._staging / f"replaced-{secrets.token_hex(4)}")
-        if disk.rename(staged, target):
-            try:
-                disk.sync_dir(target.parent)
-            except OutputError as error:  # it is there and complete: not a failure of the scan
-                log.warning("%s is published, but the file system did not confirm it: %s", scan, error)
+        target, mine = self.path / scan.path, _digest(staged)
+        group = target.parent
+        if scan.band and not disk.is_file(group / "zarr.json") and self._publish_first_band(staged, target):
             return True
-        mine, theirs = group_attrs(staged), group_attrs(target)
+        try:
+            moved = self._replace(staged, target) if overwrite and disk.is_dir(target) else disk.rename(staged, target)
+        except OutputError:
+            if _digest(target) != mine:
+                raise
+            moved = True
+        theirs = mine if moved else _digest(target)
+        moved = moved or not disk.exists(staged)
+        if moved and theirs == mine:
+            self._confirm(scan, group)  # before what was replaced is removed: a power loss must not leave that half
         disk.remove_tree(staged)
-        if mine.get("digest") != theirs.get("digest"):
+        if theirs != mine:
             raise OutputError(
-                "another run published this scan with other settings",
+                "another run published this scan with other settings" if theirs else "is there, but is no scan",
                 array=str(target),
-                fix="use one output store for one set of settings",
+                fix="use one output store for one set of settings, or --overwrite",
             )
+        return moved
+
+    def _publish_first_band(self, staged: Path, target: Path) -> bool:
+        """Publish a band together with the group of its scan, so that no scan without bands is ever seen."""
+        scan = self._staging / f"{target.parent.name}-{secrets.token_hex(4)}"
+        disk.write_file(scan / "zarr.json", dump_json(sealed(group_document({}))[0]))
+        disk.rename(staged, scan / target.name)
+        disk.make_durable(scan, self._lock)
+        if disk.rename(scan, target.parent):
+            self._confirm(target, target.parent.parent)
+            return True
+        disk.rename(scan / target.name, staged)  # another run made the group meanwhile
         return False
+
+    def _replace(self, staged: Path, target: Path) -> bool:
+        """Put a staged scan in the place of another, in one step where the file system can do that."""
+        if disk.exchange(staged, target):
+            return True
+        aside = self._staging / f"replaced-{secrets.token_hex(4)}"
+        disk.rename(target, aside)
+        try:
+            return disk.rename(staged, target)
+        except OutputError:
+            disk.rename(aside, target)  # rather the old scan than none
+            raise
+
+    @staticmethod
+    def _confirm(what: object, folder: Path) -> None:
+        """Make an entry of the store durable; it is there and complete, so that no failure of this is one of the scan."""
+        try:
+            disk.sync_dir(folder)
+        except OutputError as error:
+            log.warning("%s is published, but the file system did not confirm it: %s", what, error)
 
     def close(self) -> None:
         """Remove this run's staging folder and give up its lock."""
         disk.remove_tree(self._staging)
         if self._lock is not None:
-            os.close(self._lock)
+            system.close(self._lock)
             self._lock = None
 
 
-def _lock(folder: Path) -> int | None:
-    """Take the lock of a staging folder; None if its owner is alive."""
+def _digest(folder: Path) -> str | None:
+    """The digest that stands in the document of a scan; None if there is none."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        return group_attrs(folder).get("digest")
+    except Unreadable:
+        return None
+
+
+def _lock(folder: Path) -> int | None:
+    """Take the lock of a staging folder; None if its owner is alive, or where there are no locks."""
+    try:
+        handle = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(handle)
     except OSError:
-        os.close(handle)
+        system.close(handle)
         return None
     return handle
 

@@ -19,6 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from calib_gpu.records import Region
+from calib_gpu.store import system
 from calib_gpu.store.codecs import SMALL_BYTES, CodecError, decode_small_zstd, zstd_content_size
 from calib_gpu.store.metadata import Layout
 
@@ -65,7 +66,7 @@ def read_rows(
     grids[axis] = range(1)
     total = 0
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         handle = -1  # no file can be opened there: the usual way says why
     try:
@@ -78,18 +79,18 @@ def read_rows(
             _place(chunks, axis, coords, region, inner, out)
     finally:
         if handle >= 0:
-            os.close(handle)
+            system.close(handle)
     return total
 
 
 def _read_chunk(folder: int, name: str, out: memoryview) -> int:
     """Bytes read of a chunk that was decoded into ``out``; 0 if anything about it is unusual."""
     try:
-        handle = os.open(name, _FLAGS, dir_fd=folder)
+        handle = system.open(name, _FLAGS, dir_fd=folder)
     except OSError:
         return 0
     try:
-        n = os.readv(handle, (_thread.raw,))
+        n = system.readv(handle, (_thread.raw,))
         raw = _thread.raw[:n]
         if n == len(_thread.raw) or zstd_content_size(raw) != len(out):
             return 0
@@ -97,7 +98,7 @@ def _read_chunk(folder: int, name: str, out: memoryview) -> int:
     except (OSError, CodecError, zstandard.ZstdError):
         return 0
     finally:
-        os.close(handle)
+        system.close(handle)
     return n
 
 

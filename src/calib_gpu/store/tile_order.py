@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from calib_gpu.records import CountGroup, Counts, Region
 from calib_gpu.store.chunks import Scratch
-from calib_gpu.store.disk import ScratchFile
+from calib_gpu.store.scratch import ScratchFile
 
 PIECE_BYTES: Final = 1024 * 1024
 

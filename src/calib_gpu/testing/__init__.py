@@ -1,1 +1,1 @@
-"""Tools that prove the kernels on machines without a GPU; nothing of the engine imports them."""
+"""Doubles of device and disk, and tools that prove the kernels without a GPU; nothing of the engine imports them."""

@@ -22,6 +22,7 @@ from calib_gpu.qa.report import pack
 from calib_gpu.qa.report.score import BANDS
 from calib_gpu.qa.report.summary import summarise
 from calib_gpu.store import disk
+from calib_gpu.store.kinds import refuse_foreign
 from calib_gpu.store.metadata import group_attrs
 from calib_gpu.store.publish import published_scans
 
@@ -67,7 +68,7 @@ def write_report(
     OutputError
         The file cannot be written, or exists, is not a report, and ``overwrite`` is not set.
     """
-    disk.refuse_foreign(out, GENERATOR.encode(), "a report", overwrite=overwrite)
+    refuse_foreign(out, GENERATOR.encode(), "a report", overwrite=overwrite)
     failed, scans = products.failures(l1), published_scans(l1)
     if numbers is not None:
         failed = [f for f in failed if _number_of(f["scan"]) in numbers]
