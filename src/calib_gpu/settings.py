@@ -18,6 +18,8 @@ from calib_gpu.errors import ConfigError
 
 MIB: Final = 1024 * 1024
 AUTO_PRECISION_BITS: Final = 6
+AUTO_BINS: Final = 1024
+AUTO_BINS_ABOVE: Final = 4096
 GAIN_NOTATIONS: Final = (("gain_sig", "gain_img"), ("g_sig",), ("image_ratio",))
 
 
@@ -80,7 +82,13 @@ class Settings:
     fit_weights: str = _knob(
         "unit", "weights of the fit: equal, or those of the radiometer equation", choices=("unit", "radiometer")
     )
-    fit_bins: int = _knob(0, "bin the counts into so many bins for the fit; 0: every channel", "bins", low=0)
+    fit_bins: str | int = _knob(
+        "auto",
+        "bin the counts into so many bins for the fit; 0: every channel; auto: 1024 bins above 4096 channels",
+        "bins",
+        choices=("auto",),
+        low=0,
+    )
     fit_windows: str = _knob(
         "", "topocentric signal frequencies that the fit uses: LO:HI[,LO:HI ...] in GHz; empty: the whole band"
     )
@@ -247,6 +255,12 @@ class Settings:
                 "not windows", array="fit_windows", value=self.fit_windows, rule="LO:HI[,LO:HI ...] in GHz, 0 < LO < HI"
             )
         return tuple((w[0], w[1]) for w in windows)
+
+    def bins_of(self, n_channel: int) -> int | None:
+        """Bins of the fit of the water vapour in a band of so many channels; None where every channel counts alone."""
+        if isinstance(self.fit_bins, str):
+            return AUTO_BINS if n_channel > AUTO_BINS_ABOVE else None
+        return min(self.fit_bins, n_channel) or None
 
     @property
     def precision_bits(self) -> int | None:

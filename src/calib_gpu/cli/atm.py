@@ -37,6 +37,9 @@ def make(
     temperature: Annotated[
         float | None, typer.Option(help="Temperature at the telescope, K; default the profile's.")
     ] = None,
+    even: Annotated[
+        bool, typer.Option("--even", help="No further frequencies where lines are narrower than the step.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per usable core.", min=0)] = 0,
     date: Annotated[str | None, typer.Option(help="Date of creation for the attributes; default today.")] = None,
 ) -> None:
@@ -52,7 +55,7 @@ def make(
         site, (low, high), quantity(step, FREQUENCY, "MHz", "--step"),
         tuple(sorted(quantity(text, PRESSURE, "hPa", "--pressure") / 100.0 for text in pressure or [])),
         None if pwv is None else (quantity(pwv[0], WATER, "mm", "--pwv"), quantity(pwv[1], WATER, "mm", "--pwv")),
-        temperature, datetime.now(UTC).date().isoformat() if date is None else date,
+        temperature, datetime.now(UTC).date().isoformat() if date is None else date, not even,
     )  # fmt: skip
     with _progress() as progress:
         make_table(spec, out, workers, progress)

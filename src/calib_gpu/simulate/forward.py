@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.records import ScanId
+from calib_gpu.simulate.air import check_layers
 from calib_gpu.simulate.config import IMAGE_HZ, SIGNAL_HZ, SimulationConfig
 from calib_gpu.simulate.counts import Tiles, check_range
 from calib_gpu.simulate.model import Conditions, Model, pressure_torr, reference_channel, source_pattern
@@ -53,7 +54,10 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
         if taken.exists() and (not taken.is_dir() or any(taken.iterdir())):
             raise disk.not_empty(taken)
     scans, model = plan_night(config), Model.of(config)
-    check_range(model, [Conditions.of(config, group).gain_factor.max() for scan in scans for group in scan.groups])
+    states = [Conditions.of(config, group) for scan in scans for group in scan.groups]
+    check_range(model, [state.gain_factor.max() for state in states])
+    if config.sky == "layers":
+        check_layers(np.concatenate([s.pwv for s in states]), np.concatenate([s.airmass for s in states]))
     truth = _truth(model, scans)
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)]
     try:
@@ -90,10 +94,10 @@ def _truth(model: Model, scans: tuple[ScanPlan, ...]) -> Truth:
                 scan.role, scan.load_scan, group.on_index, state.pwv, state.airmass, state.gain_factor,
                 pattern, model.config.continuum * pattern,
             )  # fmt: skip
-    rx, tau = model.receiver, model.opacity
+    rx, (signal, image) = model.receiver, model.air
     return Truth(
         model.config, {s.number: s.role for s in scans}, rx.trec, rx.gain, rx.gain_sig, rx.gain_img, rx.dead, rx.spiked,
-        model.signal, model.image, tau.b_signal, tau.c_signal, tau.b_image, tau.c_image, model.line_profile, found,
+        model.signal, model.image, signal.b, signal.c, signal.b2, image.b, image.c, image.b2, model.line_profile, found,
     )  # fmt: skip
 
 
