@@ -45,7 +45,7 @@ class LoadIndex:
             if not store.has(scan, "calibration"):
                 continue
             try:
-                if not store.subscan_classes(scan, "calibration"):
+                if store.subscan_classes(scan, "calibration") == []:
                     continue
                 group = _slim(with_saturation(store.group(scan, "calibration"), settings))
             except ScanFailure as error:

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +20,12 @@ from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import ScanReport, summary_line, timing_line
 from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
-from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
+from calib_gpu.selection import numbers_without_science, select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.store import disk
 from calib_gpu.store.failures import record_failures
+from calib_gpu.store.guard import Limits
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.publish import Publisher, published_scans
 from calib_gpu.workers import WORTH_SHARING, Workers, usable_cores
@@ -87,53 +88,6 @@ class RunReport:
         return Exit.NONE
 
 
-def is_science(store: L0Store, scan: ScanId) -> bool:
-    """True for scans to be calibrated: ``source`` with ON subscans, or with none of a known class (which then fails)."""
-    if not store.has(scan, "source"):
-        return False
-    try:
-        classes = store.subscan_classes(scan, "source")
-    except ScanFailure:
-        return True
-    if classes is None:
-        return True  # the reader says what is missing
-    if not classes:
-        return False
-    known = {SUBSCAN_CLASSES[c] for c in classes if c in SUBSCAN_CLASSES}
-    return "ON" in known or not known or any(c.startswith(CHOPPED_PREFIXES) for c in classes)
-
-
-def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
-    """The science scans of a store, or those of them that are asked for.
-
-    Raises
-    ------
-    ConfigError
-        A number that is asked for is not in the store.
-    """
-    ids = store.scan_ids()
-    if numbers is not None:
-        missing = sorted(set(numbers) - {scan.number for scan in ids})
-        if missing:
-            have = f"{ids[0].number} to {ids[-1].number}" if ids else "none"
-            raise ConfigError(
-                "not in the store",
-                array="--scans",
-                value=", ".join(map(str, missing[:10])),
-                rule=f"scans of {store.path.name}: {have}",
-            )
-        ids = [scan for scan in ids if scan.number in set(numbers)]
-    return [scan for scan in ids if is_science(store, scan)]
-
-
-def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> list[str]:
-    """Scans that were asked for by number but are not science scans."""
-    if numbers is None:
-        return []
-    wanted = set(numbers)
-    return [str(scan) for scan in store.scan_ids() if scan.number in wanted and scan not in ids]
-
-
 def calibrate(
     l0: str | os.PathLike[str],
     l1: str | os.PathLike[str],
@@ -175,7 +129,7 @@ def calibrate(
     settings = settings or Settings()
     source, target = Path(l0), Path(l1)
     check_table(settings)
-    store = L0Store(source)
+    store = L0Store(source, Limits.of(settings))
     _apart(source, target)
     ids = select_scans(store, scans)
     chosen, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
@@ -195,7 +149,9 @@ def calibrate(
             workers.stop = stop
         runner = ScanRunner(store, LoadIndex.of(store, settings), settings, chosen, workers, publisher.run)
         closing.callback(runner.close)
-        _Run(runner, publisher, report, progress or Progress()).all(ids)
+        run = _Run(runner, publisher, report, progress or Progress())
+        run.refuse({} if scans is not None else store.strange_scans())
+        run.all(ids)
     return report
 
 
@@ -217,6 +173,12 @@ class _Run:
     def __init__(self, runner: ScanRunner, publisher: Publisher, report: RunReport, progress: Progress) -> None:
         self.runner, self.publisher, self.report, self.progress = runner, publisher, report, progress
         self.overwrite = runner.settings.overwrite
+
+    def refuse(self, strange: Mapping[str, ScanFailure]) -> None:
+        """Note what looks like a scan but is none as failed, so that nobody misses it."""
+        for name, error in strange.items():
+            error.at(name)
+            self._finish(ScanReport(name, "failed", "load", error.kind, str(error)))
 
     def all(self, ids: list[ScanId]) -> None:
         self.progress.scans(len(ids))

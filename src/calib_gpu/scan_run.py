@@ -82,9 +82,9 @@ class ScanRunner:
         self.reader = Reader(backend, workers, load_bytes, self.arrays)
         self._host = NumpyBackend()
         self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
-        groups = {c.scan: c.group for c in index.candidates}
+        self._load_groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(
-            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, groups[scan], reader))
+            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, self._load_groups[scan], reader))
         )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
@@ -144,7 +144,8 @@ class ScanRunner:
             )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
-            report.warnings += [*scan.warnings, *choice.warnings, *warnings]
+            told = [w for s in choice.scans for w in self._load_groups[s].warnings]
+            report.warnings += dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings])
             expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
@@ -207,6 +208,7 @@ class ScanRunner:
                 metrics.as_json(qa, settings), flags, loaded.inputs, totals,
             )  # fmt: skip
             attributes["warnings"] = list(report.warnings)
+            self.store.check_unchanged(loaded.inputs["sha256"])
             report.digest = writer.finish(attributes)
         report.bytes_read += totals.bytes_read
         report.bytes_written = writer.bytes_written

@@ -175,6 +175,16 @@ class Settings:
     )
     device_memory: int = _knob(0, "memory of the GPU for tiles; 0: as much as they need", "bytes", low=0, numeric=False)
     slots: int = _knob(0, "tiles on the GPU at a time; 0: workers + 3", low=0, high=4096, numeric=False)
+    # what is refused of L0: changes no number
+    require_checksum: bool = _knob(
+        False, "refuse scans with an array that has no checksum, where damage would not be seen", numeric=False
+    )
+    max_scan_bytes: int = _knob(64 * 1024 * MIB, "largest counts of a scan", "bytes", low=1, numeric=False)
+    max_chunk_bytes: int = _knob(
+        256 * MIB, "largest chunk, decoded, and largest index of a shard", "bytes", low=1, numeric=False
+    )
+    max_scans: int = _knob(100_000, "most scans in a store", low=1, numeric=False)
+    max_attribute_bytes: int = _knob(MIB, "most attributes of a group or an array", "bytes", low=1, numeric=False)
     overwrite: bool = _knob(False, "calibrate again and replace what is done, with whatever settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)
     origin: Mapping[str, str] = field(default_factory=dict)

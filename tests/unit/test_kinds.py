@@ -33,7 +33,6 @@ def said(folder: Path, *arguments: str) -> str:
 
 
 WANT_L1 = {
-    "check": ["check", "{}"],
     "report": ["report", "{}", "-o", "new.html"],
     "plot": ["plot", "{}", "--scan", "25650", "--what", "map", "-o", "new.png"],
     "export": ["export", "sdfits", "{}", "-o", "new.fits"],
@@ -66,7 +65,7 @@ def test_l1_where_l0_is_meant(night: Path, command: str) -> None:
         ("l0.zarr/scan_025650", "a scan, not a store; give l0.zarr"),
     ],
 )
-@pytest.mark.parametrize("command", [["check", "{}"], ["run", "{}", "new.zarr"]], ids=lambda c: c[0])
+@pytest.mark.parametrize("command", [["report", "{}", "-o", "new.html"], ["run", "{}", "new.zarr"]], ids=lambda c: c[0])
 def test_what_is_no_store_at_all(night: Path, command: list[str], path: str, word: str) -> None:
     assert word in said(night, *(a.format(path) for a in command))
 

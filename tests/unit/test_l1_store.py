@@ -400,7 +400,7 @@ def test_check_of_something_else(tmp_path: Path, l0: Path) -> None:
     for path, word in (
         (l0, "not an L1 store: these are raw counts"),
         (tmp_path, "not an L1 store"),
-        (tmp_path / "nothing", "no such directory"),
+        (tmp_path / "nothing", "not an L1 store"),
     ):
         with pytest.raises(StoreUnusable, match=word):
             check_store(path)

@@ -14,8 +14,9 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
 LAYERS = ["errors", "_version",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
-          "modes", "workers", "tile_plan", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest",
-          "view", "export", "inspection", "explain", "doctor", "testing", "selftest", "demo",
+          "modes", "workers", "tile_plan", "stream", "stages", "qa", "load_index", "selection", "scan_run",
+          "pipeline", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor", "testing", "selftest",
+          "demo",
           "bench", "cli", "__main__"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
@@ -47,6 +48,7 @@ def test_dependencies_point_one_way(path: Path) -> None:
         if parts[0] != "calib_gpu" or len(parts) < 2 or not at_run_time or own == "__init__":
             continue
         other = parts[1]
+        assert other != "testing" or own in ("testing", "selftest"), "the engine imports nothing that is for tests"
         if other != own and (own, other) not in TOGETHER:
             assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
 

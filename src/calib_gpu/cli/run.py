@@ -44,6 +44,9 @@ def run(
     ] = None,
     codec: Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
+    require_checksum: Annotated[
+        bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
     ] = False,
@@ -62,7 +65,8 @@ def run(
         "mode": mode, "reference": reference, "loads": loads, "atmosphere": atmosphere, "pwv": pwv,
         "pwv_scope": None if pwv_scope is None else pwv_scope.replace("-", "_"), "backend": backend, "workers": workers,
         "memory": memory, "device_memory": device_memory, "dtype": dtype, "precision": precision,
-        "codec": codec, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
+        "codec": codec, "level": level, "require_checksum": require_checksum or None,
+        "overwrite": overwrite or None, "quiet": quiet or None,
     }  # fmt: skip
     settings = build_settings(given, assignments, config, profile)
     numbers = parse_scans(scans)

@@ -22,15 +22,16 @@ from calib_gpu.explain.steps import (
     sky_steps,
 )
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.pipeline import is_science
 from calib_gpu.records import CountGroup, ScanId, Tile
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.scan_run import LoadedScan, ScanRunner
+from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
 from calib_gpu.stages.prepare import Factors, prepare
 from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.guard import Limits
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs
 from calib_gpu.store.publish import published_scans
@@ -112,7 +113,7 @@ def explain(l0: Path, scan: ScanId, place: Place, settings: Settings, l1: Path |
     ScanFailure
         The scan cannot be calibrated.
     """
-    store = L0Store(l0)
+    store = L0Store(l0, Limits.of(settings))
     if scan not in (ids := store.scan_ids()):
         bands = [s for s in ids if s.number == scan.number]
         rule = f"one of its bands: {', '.join(map(str, bands))}" if bands else f"{len(ids)} scans of {l0.name}"

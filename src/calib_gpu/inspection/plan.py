@@ -7,9 +7,9 @@ from pathlib import Path
 
 from calib_gpu.inspection.tables import Table, size_text
 from calib_gpu.modes import detect_mode
-from calib_gpu.pipeline import select_scans
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import SUBSCAN_CLASSES
+from calib_gpu.selection import select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import subscan_class

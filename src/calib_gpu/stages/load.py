@@ -52,7 +52,7 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
     source = with_saturation(store.group(scan, "source"), settings)
     classes = [subscan_class(str(v)) for v in source.arrays["sobsmode"].ravel()]
     mode = detect_mode(classes, settings.mode)
-    tuning, warnings, flags = source.tuning, [], 0
+    tuning, warnings, flags = source.tuning, list(source.warnings), 0
     signal, image = frequency_axes(tuning.signal_0, tuning.image_0, tuning.spacing, tuning.ref_channel, source.shape[0])
     told = told_attributes(source.attrs)
     frame = frequency_frame(source, told, settings)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Final
 
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
+from calib_gpu.store.guard import SCAN_NAME
 from calib_gpu.store.metadata import group_attrs, node_kind
 
 L0_FORMAT: Final = "l0-heterodyne"
 L1_FORMAT: Final = "l1-heterodyne"
 TRUTH_FORMAT: Final = "l0-truth"
 TABLE_FORMAT: Final = "opacity-table"
-
-SCAN_NAME: Final = re.compile(r"scan_(\d{6,9})")
 
 _IS: Final = {
     "L0": "these are raw counts (L0)",

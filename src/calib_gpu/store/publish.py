@@ -17,9 +17,10 @@ import google_crc32c
 from calib_gpu._version import __version__
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import disk, system
+from calib_gpu.store import disk, guard, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
-from calib_gpu.store.kinds import L1_FORMAT, SCAN_NAME, kind_of, refuse_no_folder, refuse_other_kind
+from calib_gpu.store.guard import SCAN_NAME
+from calib_gpu.store.kinds import L1_FORMAT, described, kind_of, refuse_no_folder, refuse_other_kind
 from calib_gpu.store.metadata import group_attrs, read_json
 
 log = logging.getLogger("calib_gpu")
@@ -60,10 +61,7 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         if disk.is_file(self.path / "zarr.json"):
-            try:
-                foreign = group_attrs(self.path).get("format") != L1_FORMAT
-            except Unreadable as error:
-                raise OutputError(str(error)) from None
+            foreign = _format_of(self.path) != L1_FORMAT
         else:
             foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
@@ -210,6 +208,13 @@ class Publisher:
             self._lock = None
 
 
+def _format_of(folder: Path) -> Any:
+    try:
+        return group_attrs(folder).get("format")
+    except Unreadable:
+        return None
+
+
 def _digest(folder: Path) -> str | None:
     """The digest that stands in the document of a scan; None if there is none."""
     try:
@@ -272,9 +277,15 @@ def published_scans(l1: Path) -> list[ScanId]:
         raise StoreUnusable(str(error)) from None
     refuse_other_kind(l1, "L1")
     if attrs.get("format") != L1_FORMAT:
-        raise StoreUnusable(
-            "not an L1 store", array=str(l1), rule=f"attribute format = {L1_FORMAT}", fix="is this the right directory?"
-        )
+        raise _not_l1(l1)
+    return _scans_below(l1)
+
+
+def _not_l1(path: Path) -> StoreUnusable:
+    return StoreUnusable(f"not an L1 store{described(path)}", array=str(path), rule=f"attribute format = {L1_FORMAT}")
+
+
+def _scans_below(l1: Path) -> list[ScanId]:
     scans = []
     for folder in sorted(l1.glob("scan_*")):
         if not (match := SCAN_NAME.fullmatch(folder.name)):
@@ -284,9 +295,35 @@ def published_scans(l1: Path) -> list[ScanId]:
     return sorted(scans)
 
 
+def looks_like_l1(path: Path) -> bool:
+    """True for an L1 store, be its top document sound or not: then its scans tell, which list their files."""
+    if _format_of(path) == L1_FORMAT:
+        return True
+    return path.is_dir() and any(b'"files": {' in _head(path / s.path / "zarr.json") for s in _scans_below(path)[:10])
+
+
+def _head(document: Path) -> bytes:
+    try:
+        handle, size = guard.open_file(document, str(document))
+    except (FileNotFoundError, Unreadable):
+        return b""
+    with os.fdopen(handle, "rb") as file:
+        return file.read(min(size, guard.MAX_DOCUMENT_BYTES))
+
+
 def check_store(l1: Path) -> tuple[int, list[str]]:
-    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store)."""
-    scans = published_scans(l1)
+    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store).
+
+    The top document may be one of them.
+
+    Raises
+    ------
+    StoreUnusable
+        Neither the top document nor any scan is that of an L1 store.
+    """
+    if not looks_like_l1(l1):
+        raise _not_l1(l1)
+    scans = _scans_below(l1)
     groups = [l1, *sorted({(l1 / scan.path).parent for scan in scans if scan.band})]
     bad = [(g / "zarr.json").relative_to(l1).as_posix() for g in groups if not _document_intact(g)]
     for scan in scans:

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from calib_gpu.records import Region
 from calib_gpu.store import system
-from calib_gpu.store.codecs import SMALL_BYTES, CodecError, decode_small_zstd, zstd_content_size
+from calib_gpu.store.codecs import SMALL_BYTES, decode_small_zstd
+from calib_gpu.store.guard import OPEN_FLAGS, CodecError, zstd_content_size
 from calib_gpu.store.metadata import Layout
-
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _Thread(threading.local):
@@ -86,7 +85,7 @@ def read_rows(
 def _read_chunk(folder: int, name: str, out: memoryview) -> int:
     """Bytes read of a chunk that was decoded into ``out``; 0 if anything about it is unusual."""
     try:
-        handle = system.open(name, _FLAGS, dir_fd=folder)
+        handle = system.open(name, OPEN_FLAGS, dir_fd=folder)
     except OSError:
         return 0
     try:
