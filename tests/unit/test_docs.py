@@ -33,11 +33,12 @@ COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
     "--check", "--serve", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
-    "--fmad",
+    "--fmad", "--full",
 }  # fmt: skip
-OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
+OTHER_ASSIGNMENTS = {"CALIB_GPU_QUALIFY", "consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
 OTHER_CAPITALS = {
     "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "CUPY_CACHE_DIR",
+    "CALIB_GPU_QUALIFY", "CALIB_GPU_FIGURES",
 }  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -242,6 +243,7 @@ def test_classes_that_are_named_exist(page: Path) -> None:
         "OnOff",
         "OffOn",
         "CupyDevice",
+        "BaseException",
     }
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", TEXT[page]))
     assert named - known == set()
