@@ -49,10 +49,8 @@ def calibrate(
     ----------
     l0, l1
         Paths of the stores; ``l1`` is created, or continued: scans done with the same settings are skipped.
-    settings
-        Defaults if None.
-    scans
-        Scan numbers; all if None.
+    settings, scans
+        Defaults, and all scans, if None; scans are given by their numbers.
     progress
         Is told how it goes.
     stop
@@ -62,7 +60,8 @@ def calibrate(
 
     Returns
     -------
-    The report of the run; a scan that fails does not stop the others and raises nothing.
+    RunReport
+        The report of the run; a scan that fails does not stop the others and raises nothing.
 
     Raises
     ------

@@ -397,8 +397,12 @@ def test_check_names_what_is_missing_and_what_is_too_much(plain: Path, tmp_path:
 
 
 def test_check_of_something_else(tmp_path: Path, l0: Path) -> None:
-    for path in (l0, tmp_path, tmp_path / "nothing"):
-        with pytest.raises(StoreUnusable, match="not an L1 store"):
+    for path, word in (
+        (l0, "not an L1 store: these are raw counts"),
+        (tmp_path, "not an L1 store"),
+        (tmp_path / "nothing", "not an L1 store"),
+    ):
+        with pytest.raises(StoreUnusable, match=word):
             check_store(path)
 
 

@@ -13,10 +13,10 @@ ROOT = Path(calib_gpu.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
 LAYERS = ["errors", "_version", "stopping",
-          "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
-          "workers", "tile_plan", "stream", "stages", "qa", "load_index", "selection", "scan_run", "scan_loop", "pipeline",
-          "watch", "slurm", "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor", "testing",
-          "selftest", "demo", "bench", "cli", "__main__"]  # fmt: skip
+          "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
+          "modes", "workers", "tile_plan", "stream", "stages", "qa", "load_index", "selection", "scan_run", "scan_loop",
+          "pipeline", "watch", "slurm", "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor",
+          "testing", "selftest", "demo", "bench", "cli", "__main__"]  # fmt: skip
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 

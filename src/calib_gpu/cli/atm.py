@@ -103,6 +103,9 @@ def plot(
     pwv: Annotated[list[str] | None, typer.Option(help="Water vapour (mm, um), may be repeated.")] = None,
     airmass: Annotated[float, typer.Option(help="Airmass of the transmission.", min=1.0)] = 1.0,
     pressure: Annotated[str | None, typer.Option(help="Pressure; default the middle layer.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is not a picture of this program.")
+    ] = False,
 ) -> None:
     """Draw transmission, opacity, b, c and T_eff (extra `plot`).
 
@@ -114,7 +117,7 @@ def plot(
 
     waters = [quantity(text, WATER, "mm", "--pwv") for text in pwv or []]
     pascal = None if pressure is None else quantity(pressure, PRESSURE, "hPa", "--pressure")
-    plot_table(given_table(table), out, waters, airmass, pascal)
+    plot_table(given_table(table), out, waters, airmass, pascal, overwrite=overwrite)
     typer.echo(f"picture: {out}")
 
 

@@ -27,6 +27,7 @@ from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.simulate.config import SimulationConfig
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.kinds import TRUTH_FORMAT
 from calib_gpu.store.l0_write import COMPRESSOR
 from calib_gpu.store.metadata import group_attrs, node_kind
 from calib_gpu.store.small import write_array, write_group
@@ -34,7 +35,6 @@ from calib_gpu.store.small import write_array, write_group
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-FORMAT: Final = "l0-truth"
 FORMAT_VERSION: Final = "1.1"
 
 # group, name, axes, unit
@@ -190,7 +190,12 @@ def truth_path(out: str | os.PathLike[str]) -> Path:
 def write_truth(path: Path, truth: Truth) -> None:
     """Write the truth to a new group."""
     roles = {str(number): role for number, role in truth.roles.items()}
-    attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": truth.config.document(), "roles": roles}
+    attrs = {
+        "format": TRUTH_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": truth.config.document(),
+        "roles": roles,
+    }
     write_group(path, attrs)
     for group in ("receiver", "sky"):
         write_group(path / group, {})
@@ -220,7 +225,7 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
         folder = truth_path(folder)
     try:
         attrs = group_attrs(folder) if node_kind(folder) == "group" else {}
-        if attrs.get("format") != FORMAT:
+        if attrs.get("format") != TRUTH_FORMAT:
             raise StoreUnusable(
                 "not the truth of a simulation", array=str(folder), rule="a Zarr group written by simulate"
             )

@@ -15,7 +15,8 @@ from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.group_files import GroupFiles, counts_state
-from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, SCAN_NAME, Limits
+from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, Limits
+from calib_gpu.store.kinds import refuse_no_folder, refuse_other_kind
 from calib_gpu.store.l0_group import GroupReader, group_files, subscan_class, texts
 from calib_gpu.store.metadata import GROUP_NODES, array_meta, group_attrs, has_array, node_kind
 
@@ -33,12 +34,7 @@ class L0Store:
         self.path, self.limits = Path(path), limits
         self._digests: dict[tuple[str, str], str] = {}
         self._states: dict[str, bytes] = {}
-        if not os.access(path, os.R_OK | os.X_OK) or not self.path.is_dir():
-            what = (
-                "cannot be read" if self.path.is_dir() else "is a file" if self.path.is_file() else "no such directory"
-            )
-            fix = "FITS files: calib-gpu ingest sdfits" if self.path.is_file() else "give the path of an L0 Zarr store"
-            raise StoreUnusable(what, array=str(path), fix=fix)
+        refuse_no_folder(self.path, "L0")
         try:
             kind = node_kind(self.path)
             self.attrs = group_attrs(self.path, limits=limits)
@@ -47,12 +43,7 @@ class L0Store:
         if kind != "group":
             rule = "zarr.json (or .zgroup) of a group at the top"
             raise StoreUnusable("not a Zarr group", array=str(path), rule=rule, fix="is this the right directory?")
-        found = self.attrs.get("format", "")
-        if found in ("l1-heterodyne", "l0-truth"):
-            rule = "a store of raw counts"
-            raise StoreUnusable("not an L0 store", array=str(path), value=found, rule=rule, fix="is it an output?")
-        if SCAN_NAME.fullmatch(self.path.name) and self.attrs.get("scan_number") is not None:
-            raise StoreUnusable("a scan, not a store", array=str(path), fix=f"give {self.path.parent} and --scans")
+        refuse_other_kind(self.path, "L0")
 
     def scan_ids(self) -> list[ScanId]:
         """All scan groups and bands, in the order of their numbers; calibration-only ones too."""

@@ -15,10 +15,10 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.documents import array_document, chunk_key, dump_json
+from calib_gpu.store.kinds import L0_FORMAT
 from calib_gpu.store.shards import MAX_SHARD_BYTES, ShardWriter
 from calib_gpu.store.small import write_array, write_group
 
-FORMAT: Final = "l0-heterodyne"
 FORMAT_VERSION: Final = "1.0"
 CHUNK_CHANNELS: Final = 4096
 COMPRESSOR: Final = Compressor("zstd", 1)
@@ -32,7 +32,7 @@ class L0Writer:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise disk.not_empty(path)
         disk.make_dirs(path)
-        write_group(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs})
+        write_group(path, {"format": L0_FORMAT, "format_version": FORMAT_VERSION, **attrs})
 
     def scan(self, scan: ScanId, attrs: Mapping[str, Any]) -> None:
         """Create a scan group (and the group of its band) with its attributes."""

@@ -23,11 +23,11 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import disk, guard, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.guard import SCAN_NAME
+from calib_gpu.store.kinds import L1_FORMAT, described, kind_of, refuse_no_folder, refuse_other_kind
 from calib_gpu.store.metadata import group_attrs, read_json
 
 log = logging.getLogger("calib_gpu")
 
-FORMAT = "l1-heterodyne"
 FORMAT_VERSION = "1.0"
 ENGINE = "calib-gpu"
 
@@ -49,7 +49,7 @@ class Publisher:
     def __init__(self, l1: Path, input_name: str, config: dict[str, Any], *, overwrite: bool) -> None:
         self.path, self.run = l1, run_folder(l1)
         attrs = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
+            "format": L1_FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
         self._gate, self._closed = threading.Lock(), False
@@ -65,12 +65,15 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         if disk.is_file(self.path / "zarr.json"):
-            foreign = _format_of(self.path) != FORMAT
+            foreign = _format_of(self.path) != L1_FORMAT
         else:
             foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
+            raw = kind_of(self.path) == "L0"
             raise OutputError(
-                "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
+                f"exists and is not an L1 store of this engine{': these are raw counts (L0)' if raw else ''}",
+                array=str(self.path),
+                fix="give another output path" + (", the second one: calib-gpu run L0 L1" if raw else ""),
             )
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
@@ -322,17 +325,19 @@ def published_scans(l1: Path) -> list[ScanId]:
     StoreUnusable
         ``l1`` is not an L1 store.
     """
+    refuse_no_folder(l1, "L1")
     try:
         attrs = group_attrs(l1)
     except Unreadable as error:
         raise StoreUnusable(str(error)) from None
-    if attrs.get("format") != FORMAT:
+    refuse_other_kind(l1, "L1")
+    if attrs.get("format") != L1_FORMAT:
         raise _not_l1(l1)
     return _scans_below(l1)
 
 
 def _not_l1(path: Path) -> StoreUnusable:
-    return StoreUnusable("not an L1 store", array=str(path), rule=f"attribute format = {FORMAT}")
+    return StoreUnusable(f"not an L1 store{described(path)}", array=str(path), rule=f"attribute format = {L1_FORMAT}")
 
 
 def _scans_below(l1: Path) -> list[ScanId]:
@@ -347,7 +352,7 @@ def _scans_below(l1: Path) -> list[ScanId]:
 
 def looks_like_l1(path: Path) -> bool:
     """True for an L1 store, be its top document sound or not: then its scans tell, which list their files."""
-    if _format_of(path) == FORMAT:
+    if _format_of(path) == L1_FORMAT:
         return True
     return path.is_dir() and any(b'"files": {' in _head(path / s.path / "zarr.json") for s in _scans_below(path)[:10])
 
