@@ -31,10 +31,12 @@ cli.register([])
 COMMANDS = typer.main.get_command(cli.app)
 
 OTHER_OPTIONS = {  # of other programs
-    "--check", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary",
+    "--check", "--cpus-per-task", "--signal", "--requeue", "--help", "--beam", "--no-build-isolation", "--no-binary", "--full",
 }  # fmt: skip
-OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV"}
-OTHER_CAPITALS = {"CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK"}
+OTHER_ASSIGNMENTS = {"consolidated", "setmask", "name", "CALIB_GPU_TESTDATA", "PYTHON", "VENV", "CALIB_GPU_QUALIFY"}
+OTHER_CAPITALS = {
+    "CALIB_GPU_FIGURES", "CALIB_GPU_QUALIFY", "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK",
+}  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

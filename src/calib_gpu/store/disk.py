@@ -305,8 +305,8 @@ def read_file(path: Path | str, at_most: int) -> bytes:
     """A file, or its first bytes; OSError as the system gives it."""
     handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     try:
-        out = bytearray()
-        while len(out) < at_most and (block := system.read(handle, min(at_most - len(out), 1 << 20))):
+        out, step = bytearray(), system.block_size(system.fstat(handle))
+        while len(out) < at_most and (block := system.read(handle, min(at_most - len(out), step))):
             out += block
         return bytes(out)
     finally:
