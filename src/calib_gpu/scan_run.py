@@ -20,6 +20,7 @@ from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
+from calib_gpu.packed import PackedReaders
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
@@ -90,6 +91,7 @@ class ScanRunner:
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
         self._host_tiles = HostTiles(backend, workers)
         self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
+        self._packed = PackedReaders(settings.gpu_reader, backend.device)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -189,6 +191,8 @@ class ScanRunner:
         with timed(report, "calibrate"):
             tiles, plan = self._tiles(loaded, last)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
+            if isinstance(tiles, DeviceTiles) and tiles.packed is not None:
+                report.notes += tiles.packed.notes()
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
@@ -254,14 +258,17 @@ class ScanRunner:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
         on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
+        report.notes += notes
         if self._device_tiles is None:
             return self._host_tiles, on_host
+        beside = None if packed is None else packed.device_bytes
         slots = self.settings.slots or self.workers.count + SPARE_SLOTS
-        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
+        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots, beside)
         while plan is not None:
             plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
-                self._device_tiles.allocate(plan.largest, plan.slots)
+                self._device_tiles.allocate(plan.largest, plan.slots, packed)
             except OutOfDeviceMemory as error:
                 self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
                 plan = plan.smaller()

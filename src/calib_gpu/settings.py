@@ -175,6 +175,9 @@ class Settings:
     )
     device_memory: int = _knob(0, "memory of the GPU for tiles; 0: as much as they need", "bytes", low=0, numeric=False)
     slots: int = _knob(0, "tiles on the GPU at a time; 0: workers + 3", low=0, high=4096, numeric=False)
+    gpu_reader: str = _knob(
+        "host", "who decodes counts for the GPU", choices=("host", "nvcomp", "kvikio"), numeric=False
+    )
     # what is refused of L0: changes no number
     require_checksum: bool = _knob(
         False, "refuse scans with an array that has no checksum, where damage would not be seen", numeric=False

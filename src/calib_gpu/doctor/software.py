@@ -29,8 +29,13 @@ OPTIONAL: Final = (
         "no GPUDirect Storage: counts reach a GPU through host memory",
         "gds12",
     ),
+    (
+        ("nvidia-libnvcomp-cu12", "nvidia-libnvcomp-cu13"),
+        "no setting gpu_reader: the counts for a GPU are decoded by the host",
+        "gds12",
+    ),
 )
-FOR_A_GPU: Final = "cuda12"
+FOR_A_GPU: Final = ("cuda12", "gds12")
 
 
 def packages() -> list[Finding]:
@@ -44,7 +49,7 @@ def packages() -> list[Finding]:
         there = next((f"{n} {v}" if n != names[0] else v for n in names if (v := _version(n))), None)
         if there:
             found.append(Finding("software", names[0], there))
-        elif extra == FOR_A_GPU and set(BACKENDS) == {"numpy"}:
+        elif extra in FOR_A_GPU and set(BACKENDS) == {"numpy"}:
             found.append(
                 Finding("software", names[0], "not installed", "missing", "nothing: this release has no use for it")
             )

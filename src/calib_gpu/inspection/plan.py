@@ -49,12 +49,15 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
         most = max(most, plan.device_bytes)
         rows.append(_row(scan, source, plan))
     limit = f" of {size_text(settings.device_memory)} allowed" if settings.device_memory else ""
+    notes = [
+        f"{workers} workers, {slots} slots asked for; the largest scan takes {size_text(most)} of GPU memory{limit}",
+        "beside it: up to 8 MB a worker for loads and OFFs, and the CUDA context (some hundred MB)",
+    ]
+    if settings.gpu_reader != "host":
+        notes.append("with gpu_reader a slot takes its input once more, and about three times its counts for nvCOMP")
     return Table(
         f"Tiles on a GPU: {path.name}", COLUMNS, rows,
-        (
-            f"{workers} workers, {slots} slots asked for; the largest scan takes {size_text(most)} of GPU memory{limit}",
-            "beside it: up to 8 MB a worker for loads and OFFs, and the CUDA context (some hundred MB)",
-        ),
+        tuple(notes),
     )  # fmt: skip
 
 

@@ -20,14 +20,17 @@ from calib_gpu.simulate.model import Conditions, Model, pressure_torr, reference
 from calib_gpu.simulate.plan import START_MJD, GroupPlan, ScanPlan, beam_offsets, pixel_offsets, plan_night
 from calib_gpu.simulate.truth import ScanTruth, Truth, truth_path, write_truth
 from calib_gpu.store import disk
-from calib_gpu.store.l0_write import CountsWriter, L0Writer
+from calib_gpu.store.codecs import Compressor
+from calib_gpu.store.l0_write import COMPRESSOR, CountsWriter, L0Writer
 from calib_gpu.workers import usable_cores
 
 AZIMUTH_DEG: Final = 140.0
 TUNING: Final = "sim-492"
 
 
-def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: int = 0) -> Truth:
+def simulate(
+    out: str | os.PathLike[str], config: SimulationConfig, *, workers: int = 0, counts: Compressor = COMPRESSOR
+) -> Truth:
     """Write an L0 store and, beside it, its truth (:func:`calib_gpu.simulate.truth_path`).
 
     The counts are made and written one pixel and subscan at a time; memory grows with ``workers`` and C D, not with
@@ -41,6 +44,8 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
         What to simulate.
     workers
         Threads; 0: one per core.
+    counts
+        How the counts are compressed.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
     truth = _truth(model, scans)
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)]
     try:
-        jobs = _layout(parts[0], model, scans)
+        jobs = _layout(parts[0], model, scans, counts)
         _run(jobs, workers or usable_cores())
         write_truth(parts[1], truth)
         for part, final in zip(parts, (path, beside), strict=True):
@@ -101,10 +106,10 @@ def _truth(model: Model, scans: tuple[ScanPlan, ...]) -> Truth:
     )  # fmt: skip
 
 
-def _layout(path: Path, model: Model, scans: tuple[ScanPlan, ...]) -> list[Callable[[], None]]:
+def _layout(path: Path, model: Model, scans: tuple[ScanPlan, ...], counts: Compressor) -> list[Callable[[], None]]:
     """Create the store with everything but the counts; one job for every shard of counts."""
     config = model.config
-    store = L0Writer(path, {"telescope": "simulated", "instrument": "SIM", "simulated": True})
+    store = L0Writer(path, {"telescope": "simulated", "instrument": "SIM", "simulated": True}, counts)
     jobs: list[Callable[[], None]] = []
     for scan in scans:
         attrs: dict[str, Any] = {

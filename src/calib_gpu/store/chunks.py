@@ -138,6 +138,22 @@ class ChunkedArray:
             total += self._decode_into(layout, coords, part, out[(*target, ...)])  # type: ignore[arg-type]  # ... keeps 0-d a view
         return total
 
+    def chunk(self, layout: Layout, coords: tuple[int, ...]) -> memoryview | None:
+        """A chunk as it lies on disk, until this thread reads another one; None if it is absent."""
+        return self._chunk_bytes(layout, coords)[0]
+
+    def place(self, layout: Layout, coords: tuple[int, ...]) -> tuple[str, int, int] | None:
+        """File, offset and size of a chunk; None if it is absent."""
+        name, _, span = self._place(layout, coords)
+        if span is None:
+            return None
+        nothing, length = self._file_bytes(name, span[0], 0)
+        return None if nothing is None else (name, span[0], length if span[1] is None else span[1])
+
+    def part(self, name: str, offset: int, size: int) -> bytes:
+        """Some bytes of a file of the array."""
+        return bytes(self._file_bytes(name, offset, size)[0] or b"")
+
     def close(self) -> None:
         """Forget the indices of shards, which are read again where they are needed."""
         self._indices.clear()
@@ -227,11 +243,21 @@ class ChunkedArray:
         return guard.encoded_limit(math.prod(layout.inner) * layout.stored_dtype.itemsize)
 
     def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
+        name, label, span = self._place(layout, coords)
+        if span is None:
+            return None, label
+        if span[1] is None and name in self._held:
+            return memoryview(self._held[name]), name
+        return self._file_bytes(name, *span, most=self._most_bytes(layout))[0], label
+
+    def _place(self, layout: Layout, coords: tuple[int, ...]) -> tuple[str, str, tuple[int, int | None] | None]:
+        """File of a chunk, its name in errors, and where it lies in the file: offset and size (None: all of it).
+
+        No place for an inner chunk that the shard does not hold.
+        """
         if not layout.sharded:
             name = layout.key(coords)
-            if name in self._held:
-                return memoryview(self._held[name]), name
-            return self._file_bytes(name, most=self._most_bytes(layout))[0], name
+            return name, name, (0, None)
         per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
         shard = tuple(c // n for c, n in zip(coords, per_shard, strict=True))
         within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))
@@ -239,13 +265,13 @@ class ChunkedArray:
         label = f"{name} inner chunk {within}"
         index = self.shard_index(layout, name, per_shard)
         if index is None:
-            return None, label
+            return name, label, None
         offset, size = (int(v) for v in index[within])
         if offset == guard.ABSENT and size == guard.ABSENT:
-            return None, label
+            return name, label, None
         if size > self._most_bytes(layout):
             raise Unreadable("chunk has more bytes than its content can take", array=self.label, value=label)
-        return self._file_bytes(name, offset, size)[0], label
+        return name, label, (offset, size)
 
     def shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
         """Offset and size of each chunk inside a shard, ``[*per_shard, 2]``, after a check; None without the file."""

@@ -163,7 +163,11 @@ def decode_unsized(chain: tuple[str, ...], data: Buffer, most: int) -> Buffer:
 
 @dataclass(frozen=True)
 class Compressor:
-    """How chunks are written: ``zstd``, or ``blosc_zstd`` or ``blosc_lz4`` (bits shuffled first); all with a checksum."""
+    """How chunks are written, all with a checksum.
+
+    ``zstd``; ``zstd_crc32c``, the same with its checksum outside of the frame, where it can be tested without decoding;
+    ``blosc_zstd`` or ``blosc_lz4``, bits shuffled first.
+    """
 
     name: str = "zstd"
     level: int = -1
@@ -176,15 +180,19 @@ class Compressor:
         """The bytes of a C-contiguous chunk; blosc has no checksum of its own, so that a crc32c follows."""
         if self.name == "zstd":
             return encode_zstd(chunk, self.level)
+        if self.name == "zstd_crc32c":
+            return with_crc32c(zstandard.ZstdCompressor(self.level, write_content_size=True).compress(chunk))
         name = self.name.removeprefix("blosc_")
         shuffle, block = numcodecs.blosc.BITSHUFFLE, BLOSC_BLOCK_BYTES
         frame: bytes = numcodecs.blosc.compress(chunk, name.encode(), self._blosc_level, shuffle, block)
-        return frame + crc32c(frame).to_bytes(4, "little")
+        return with_crc32c(frame)
 
     def documents(self, itemsize: int) -> list[dict[str, Any]]:
         """The codecs of the Zarr document that undo it, for items of so many bytes."""
         if self.name == "zstd":
             return [{"name": "zstd", "configuration": {"level": self.level, "checksum": True}}]
+        if self.name == "zstd_crc32c":
+            return [{"name": "zstd", "configuration": {"level": self.level, "checksum": False}}, {"name": "crc32c"}]
         how = {
             "cname": self.name.removeprefix("blosc_"), "clevel": self._blosc_level, "shuffle": "bitshuffle",
             "typesize": itemsize, "blocksize": BLOSC_BLOCK_BYTES,
@@ -200,3 +208,8 @@ def encode_zstd(data: Any, level: int) -> bytes:
 def crc32c(data: Buffer) -> int:
     """crc32c (Castagnoli) of some bytes."""
     return int(google_crc32c.value(bytes(data)))
+
+
+def with_crc32c(data: bytes) -> bytes:
+    """Some bytes, and their crc32c behind them: the codec crc32c of Zarr v3."""
+    return data + crc32c(data).to_bytes(4, "little")
