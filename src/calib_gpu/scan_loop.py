@@ -13,7 +13,8 @@ from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress, RunReport, ScanReport, summary_line, timing_line
 from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
 from calib_gpu.store import disk
-from calib_gpu.store.publish import Publisher, published_scans
+from calib_gpu.store.l1_store import published_scans
+from calib_gpu.store.publish import Publisher
 from calib_gpu.store.run_records import RunRecords
 from calib_gpu.workers import STOP_LATENCY_S, WORTH_SHARING, Workers
 

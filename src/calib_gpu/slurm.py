@@ -24,8 +24,9 @@ from calib_gpu.records import ScanId
 from calib_gpu.selection import select_scans
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import array_meta
-from calib_gpu.store.publish import published_scans, run_folder, scans_in_work
+from calib_gpu.store.publish import run_folder, scans_in_work
 from calib_gpu.store.run_records import noted_failures
 
 TASK_BYTES: Final = 32 * 1024**3

@@ -30,7 +30,7 @@ from calib_gpu.settings import Settings
 from calib_gpu.stages.load import open_scan
 from calib_gpu.stopping import Stop
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.store.publish import published_scans
+from calib_gpu.store.l1_store import published_scans
 
 log = logging.getLogger("calib_gpu")
 

@@ -15,7 +15,7 @@ from calib_gpu.errors import OutputError
 from calib_gpu.store import disk as engine
 from calib_gpu.store import system
 from calib_gpu.store.documents import sealed
-from calib_gpu.store.publish import check_store
+from calib_gpu.store.l1_store import check_store
 from calib_gpu.testing.faulty_disk import (
     CHANGES,
     READS,

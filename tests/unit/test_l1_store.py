@@ -27,7 +27,8 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import codecs, disk, publish, shards, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l1 import LaneWriter, ScanWriter
-from calib_gpu.store.publish import Publisher, check_store, differing_files, published_scans
+from calib_gpu.store.l1_store import check_store, differing_files, published_scans
+from calib_gpu.store.publish import Publisher
 from small_scan import SmallScan, small_scan
 
 SCAN = "scan_025650"

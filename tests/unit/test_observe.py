@@ -25,6 +25,7 @@ from calib_gpu.records import ScanId
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.stopping import Stop
 from calib_gpu.store import reads
+from calib_gpu.store.documents import dump_json, group_document
 from calib_gpu.store.publish import Publisher
 
 
@@ -210,7 +211,7 @@ def test_nothing_is_published_after_a_run_was_given_up(tmp_path: Path) -> None:
     staged = one.stage(ScanId(1))
     one.close(wait_s=1.0)
     staged.mkdir(parents=True)
-    (staged / "zarr.json").write_text("{}")
+    (staged / "zarr.json").write_bytes(dump_json(group_document({"files": {}})))
     with pytest.raises(Stopped):
         one.publish(ScanId(1), staged, overwrite=False)
     assert not (tmp_path / "l1.zarr" / "scan_000001").exists()

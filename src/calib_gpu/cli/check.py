@@ -38,7 +38,7 @@ def check(
 
     Example: `calib-gpu check calibrated.zarr`, `calib-gpu check night.zarr --quick`
     """
-    from calib_gpu.store.publish import looks_like_l1
+    from calib_gpu.store.l1_store import looks_like_l1
 
     if looks_like_l1(store):
         _check_l1(store)
@@ -47,7 +47,7 @@ def check(
 
 
 def _check_l1(l1: Path) -> None:
-    from calib_gpu.store.publish import check_store
+    from calib_gpu.store.l1_store import check_store
 
     n_scans, bad = check_store(l1)
     for name in bad:

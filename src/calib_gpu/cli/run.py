@@ -57,6 +57,9 @@ def run(
     ] = None,
     codec: Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
+    require_checksum: Annotated[
+        bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
     ] = False,

@@ -33,8 +33,8 @@ from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.guard import Limits
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 from calib_gpu.workers import Workers, read_tile
 
 

@@ -20,8 +20,8 @@ from calib_gpu.physics.frequency import rest_hz
 from calib_gpu.records import ScanId
 from calib_gpu.schema import Flag
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs, has_array
-from calib_gpu.store.publish import published_scans
 
 MJD_0: Final = np.datetime64("1858-11-17T00:00:00", "us")
 LINEAR: Final = 1e-12

@@ -20,7 +20,7 @@ from calib_gpu.qa.products import ScanProducts, choose, open_products
 from calib_gpu.qa.report.pack import text
 from calib_gpu.qa.sky_check import reference_subscans, sky_of
 from calib_gpu.records import Floats, ScanId
-from calib_gpu.store.publish import published_scans
+from calib_gpu.store.l1_store import published_scans
 
 TITLES: Final = {
     "spectrum": "Mean spectrum", "waterfall": "Waterfall of the ON dumps", "trec": "T_rec and T_sys",

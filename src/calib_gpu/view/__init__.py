@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.records import ScanId
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 
 if TYPE_CHECKING:
     import xarray as xr

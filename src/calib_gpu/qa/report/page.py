@@ -23,8 +23,8 @@ from calib_gpu.qa.report.score import BANDS
 from calib_gpu.qa.report.summary import summarise
 from calib_gpu.store import disk
 from calib_gpu.store.kinds import refuse_foreign
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 
 PAGE_BYTES: Final = 27_000_000
 """Aim for the data of all scans together; a night of 500 scans stays below 30 MB."""
