@@ -225,7 +225,8 @@ def _array(argument: Argument) -> Any:
 
 
 def device_bytes(block: DeviceBlock, offset: int, nbytes: int) -> Any:
-    """Some bytes of a block as a CuPy array, for libraries that take arrays."""
+    """Some bytes of a block as a CuPy array, for libraries that take arrays and need a context in the calling thread."""
+    runtime.setDevice(0)
     return _array(View(block, offset, (nbytes,), np.dtype(np.uint8)))
 
 

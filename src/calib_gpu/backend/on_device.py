@@ -243,20 +243,13 @@ class DeviceBackend:
 
     def sky_signal(self, off: Floats, hot: Floats, gain: Floats) -> Floats:
         """S_H,obs of one pixel."""
-        desk, n = self._desk, off.shape[-1]
-        up = Layout().add("off", off.shape, np.float64).add("hot", (n,), np.float64).add("gain", (n,), np.float64)
-        down = Layout().add("observed", off.shape, np.float64)
-        source, target = desk.upload(up, {"off": off, "hot": hot, "gain": gain}), desk.block("out", down.nbytes)
-        views = (up.view(name, source) for name in ("off", "hot", "gain"))
-        desk.launch(
-            "sky_signal",
-            (off.size,),
-            *views,
-            np.int64(n),
-            down.view("observed", target),
-            reads=(source,),
-            writes=(target,),
-        )
+        desk, arrays = self._desk, {"off": off, "hot": hot, "gain": gain}
+        up, down = Layout(), Layout().add("observed", off.shape, np.float64)
+        for name in arrays:
+            up.add(name, off.shape, np.float64)
+        source, target = desk.upload(up, arrays), desk.block("out", down.nbytes)
+        views = (up.view(name, source) for name in arrays)
+        desk.launch("sky_signal", (off.size,), *views, down.view("observed", target), reads=(source,), writes=(target,))
         return down.array("observed", desk.download(target, down.nbytes)).copy()
 
     def sky_sums(self, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:
