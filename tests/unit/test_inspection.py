@@ -137,6 +137,16 @@ def test_sizes_of_l1_are_those_on_disk(tmp_path: Path) -> None:
         assert row["on disk"] == size_text(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
 
 
+def test_l1_tells_the_stored_meaning(tmp_path: Path) -> None:
+    l0 = small_scan(shape=(16, 2, 1, 1)).store(tmp_path / "l0.zarr")
+    for atmosphere, there in (("none", True), ("auto", False)):
+        l1 = tmp_path / f"{atmosphere}.zarr"
+        calibrate(l0, l1, Settings(atmosphere=atmosphere, workers=1, quiet=True))
+        meanings = {row["array"]: row["meaning"] for row in table(inspect_store(l1, 25650, Settings()), "arrays")}
+        for array in ("spectra", "t_sys"):
+            assert ("not corrected for the atmosphere" in meanings[array]) is there
+
+
 def test_sizes_for_people() -> None:
     assert [size_text(n) for n in (0, 999, 1000, 65536, 999_600, 5e9, 2e13)] == [
         "0 B", "999 B", "1 kB", "65.5 kB", "1 MB", "5 GB", "20 TB",

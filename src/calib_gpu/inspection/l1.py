@@ -71,7 +71,7 @@ def _l1_scan(path: Path, scan: ScanId) -> list[Table]:
                     kind,
                     size_text(_on_disk(attrs, row.name)),
                     row.unit,
-                    row.meaning,
+                    str(array.meta.attrs.get("long_name", row.meaning)),
                 )
             )
     hidden = ("qa", "files", "settings", "inputs", "receiver")

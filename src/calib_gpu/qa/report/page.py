@@ -106,7 +106,7 @@ def build_page(
         "generator": GENERATOR,
         "policy": f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}",
         "title": _text(name), "style": style, "script": script, "about": _about(store, rows),
-        "counts": _counts(rows, failed), "head": _table_head(),
+        "notice": _notice(rows), "counts": _counts(rows, failed), "head": _table_head(),
         "rows": "\n".join([*map(_table_row, rows), *map(_failed_row, failed)]),
         "failures": _failures(failed),
         "night": _data("night", {"scans": [_point(row) for row in rows]}),
@@ -133,7 +133,20 @@ def _data(name: str, document: Mapping[str, Any]) -> str:
 
 
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "band", "mjd", "utc", "score", "quality", "pwv", "pwvErr", "pwvStatus", "trec", "trecEnds")
+    names = (
+        "id",
+        "band",
+        "mjd",
+        "utc",
+        "score",
+        "quality",
+        "pwv",
+        "pwvErr",
+        "pwvStatus",
+        "trec",
+        "trecEnds",
+        "corrected",
+    )
     return {name: row[name] for name in names}
 
 
@@ -144,6 +157,15 @@ def _about(store: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         facts.append(f"{times[0]} to {times[-1]} UTC")
     facts.append(f"{_text(store.get('engine', ''))} {_text(store.get('engine_version', ''))}")
     return " · ".join(facts)
+
+
+def _notice(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line at the top where scans are not corrected for the atmosphere: nobody may take them for T_A*."""
+    n = sum(not row["corrected"] for row in rows)
+    if not n:
+        return ""
+    which = "" if n == len(rows) else f" ({n} of {len(rows)} scans)"
+    return f'<p class="notice"><b>Not corrected for the atmosphere</b>{which}: the scale is T_A\', not T_A*.</p>'
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]]) -> str:

@@ -55,6 +55,7 @@ def _head(products: ScanProducts, names: list[str], score: Score) -> dict[str, A
     record: dict[str, Any] = {
         "id": pack.text(products.scan), "source": pack.text(attrs.get("source_name") or ""),
         "mode": pack.text(attrs.get("obs_mode") or ""), "score": _score(score), "facts": _facts(products),
+        "scale": products.scale, "corrected": products.corrected,
         "signal": [pack.number(first / 1e9, 10), pack.number(last / 1e9, 10)],
         "shape": list(products.shape), "pixels": names, "columns": _columns(products),
         "flags": _flags(products), "warnings": [pack.text(w) for w in _list(attrs.get("warnings"))],
@@ -105,6 +106,7 @@ def _row(products: ScanProducts, score: Score, record: dict[str, Any]) -> dict[s
         "pwvErr": _pwv_error(products), "pwvStatus": pack.text(attrs.get("pwv_status")), "trec": _median(trec),
         "trecEnds": [pack.number(v) for v in ends], "tsys": _median(products.metric("tsys_median")),
         "rms": _median(products.metric("rms_ratio")), "flagged": None if flagged is None else pack.number(np.nanmean(flagged)),
+        "corrected": products.corrected,
     }  # fmt: skip
 
 
