@@ -123,7 +123,15 @@ def _scan_id(l1: Path, request: Request) -> ScanId:
     there = choose(published_scans(l1), [request.scan], l1)
     if request.band is None and len(there) == 1:
         return there[0]
-    found: ScanId = _one_of("--band", request.band or "", {scan.band: scan for scan in there})
+    bands = {scan.band: scan for scan in there}
+    if request.band is None:
+        raise ConfigError(
+            f"scan {request.scan} has {len(there)} bands",
+            array="--band",
+            rule=" | ".join(bands),
+            fix="give one of them",
+        )
+    found: ScanId = _one_of("--band", request.band, bands)
     return found
 
 
