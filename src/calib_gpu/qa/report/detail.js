@@ -1,6 +1,7 @@
 // One scan: everything that is drawn of a record of summary.py.
 
 const GHZ = "signal frequency, GHz";
+const PANEL = 170; // width of a small chart: that of the narrowest panel, so that its text is not made smaller
 
 /** A figure with a heading, a drawing and a line of explanation. */
 function figure(title, drawing, note) {
@@ -14,7 +15,7 @@ const nothing = (why) => node("p", { class: "note" }, why);
 function tableOf(heads, rows, numeric = [], kind = "") {
   const cell = (name, text, k) => node(name, numeric.includes(k) ? { class: "n" } : {}, text instanceof Node ? text : String(text ?? ""));
   const body = node("tbody", {}, ...rows.map((row) => node("tr", row.dead ? { class: "dead" } : {}, ...row.map((text, k) => cell("td", text, k)))));
-  return node("div", { class: "wide" }, node("table", { class: kind }, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
+  return node("div", { class: "wide", tabindex: "0" }, node("table", { class: kind }, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
 }
 
 /** A score with its band, as in the table of scans. */
@@ -50,11 +51,11 @@ function panels(record, name, what) {
   return node("div", { class: "panels" }, ...record.pixels.map((pixel, k) => {
     const dead = record.dead.includes(k);
     const panel = node("button", { type: "button", class: dead ? "panel dead" : "panel", "aria-expanded": "false" },
-      node("span", {}, dead ? `${pixel}: dead` : pixel), pixelChart(record, curve, k, 210, what, true));
+      node("span", {}, dead ? `${pixel}: dead` : pixel), pixelChart(record, curve, k, PANEL, what, true));
     panel.addEventListener("click", () => {
       const wide = panel.getAttribute("aria-expanded") !== "true";
       panel.setAttribute("aria-expanded", String(wide));
-      panel.lastChild.replaceWith(pixelChart(record, curve, k, wide ? Math.max(300, panel.clientWidth - 20) : 210, what, !wide));
+      panel.lastChild.replaceWith(pixelChart(record, curve, k, wide ? Math.max(300, panel.clientWidth - 20) : PANEL, what, !wide));
     });
     return panel;
   }));
@@ -91,7 +92,9 @@ function skyFigures(record, width) {
     const spread = padded(extent([0, ...rest.flatMap(([values]) => [...values])]));
     const made = curvesChart(record.signal, rest, { width, y: { range: spread, label: "observed - fitted, K" }, title: "residual of the sky fit" });
     made.plot.append(node("line", { class: "zero", x1: made.box.x, x2: made.box.x + made.box.w, y1: made.y(0), y2: made.y(0) }));
-    out.push(figure("Residual of S_H", made.svg, "The same for S_H and T'_sky. Structure over the band: T_atm, eta_f or the opacity table."));
+    out.push(figure("Residual of S_H", node("div", {}, made.svg, legend(items.slice(0, n[0]))),
+      "Sky observed less sky fitted, mean over the pixels, for each reference; it is the same for S_H and T'_sky. Noise around zero: the fit is good. "
+      + "Structure over the band: T_atm, eta_f or the opacity table do not fit."));
   }
   if (!sky.transmission) return [...out, figure("Transmission", nothing("not corrected for the atmosphere: none was used"), "")];
   const values = unpack(sky.transmission), m = sky.transmission.n;
@@ -182,7 +185,7 @@ function detail(record, width) {
   const notes = [...record.warnings, ...record.scanFlags.map((name) => `scan flag ${name}`)];
   const facts = node("dl", {}, ...record.facts.flatMap(([label, text]) => [node("dt", {}, label), node("dd", {}, text)]));
   const checks = score.checks.map(([label, value, text, band]) => [label, badge(value, band), text]);
-  const flags = record.flags.length ? tableOf(["flag", "samples", "share", "meaning"], record.flags.map(([name, n, share, meaning]) => [name, n.toLocaleString("en"), `${Number((100 * share).toPrecision(3))} %`, meaning]), [1, 2]) : nothing("none");
+  const flags = record.flags.length ? tableOf(["flag", "samples", "share", "meaning"], record.flags.map(([name, n, share, meaning]) => [name, n.toLocaleString("en"), `${Number((100 * share).toPrecision(3))} %`, meaning]), [1, 2], "flags") : nothing("none");
   return [
     node("p", { class: "reason" }, badge(score.value, score.band), score.reason ? ` ${score.reason}` : ""),
     node("div", { class: "two" }, figure("Score: the least of these counts", tableOf(["check", "score", "why"], checks, [], "checks"), ""),
