@@ -173,7 +173,9 @@ def replace_file(path: Path, data: bytes, folder: Path | None = None) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             system.unlink(temporary)
-        raise (error if isinstance(error, OutputError) else cannot_write(path, error)) from None
+        told = error if isinstance(error, OutputError) else cannot_write(path, error)
+        told.array = str(path)  # the file that was asked for, not the temporary one
+        raise told from None
 
 
 def append_line(path: Path, line: bytes) -> None:

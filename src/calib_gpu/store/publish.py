@@ -54,7 +54,11 @@ class Publisher:
         }  # fmt: skip
         self._gate, self._closed = threading.Lock(), False
         self._refuse_foreign()
-        disk.make_dirs(self.run / "staging")
+        try:
+            disk.make_dirs(self.run / "staging")
+        except OutputError as error:
+            error.array, error.rule = str(l1), f"{self.run.name} is made beside it"
+            raise
         self._remove_leftovers()
         self._staging, self._lock = self._claim()
         try:
