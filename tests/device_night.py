@@ -75,7 +75,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def share_all_work(patch: pytest.MonkeyPatch) -> None:
     """Threads share small scans, too, and the next one is loaded meanwhile."""
-    for module in ("workers", "pipeline"):
+    for module in ("workers", "scan_loop"):
         patch.setattr(f"calib_gpu.{module}.WORTH_SHARING", 0)
 
 

@@ -17,10 +17,11 @@ import numpy as np
 from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
 from calib_gpu.backend.numpy_ import NumpyBackend
+from calib_gpu.encoded import CODEC, Encoders, TileEncoder, host_codec
 from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
-from calib_gpu.packed import PackedReaders
+from calib_gpu.packed import PackedReader, PackedReaders
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
@@ -92,6 +93,7 @@ class ScanRunner:
         self._host_tiles = HostTiles(backend, workers)
         self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
         self._packed = PackedReaders(settings.gpu_reader, backend.device)
+        self._encoders = Encoders(settings.codec_used, backend.device)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -182,17 +184,16 @@ class ScanRunner:
         c, d, n_r, n_a, _ = scan.source.shape
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
         with timed(report, "write"):
-            writer = ScanWriter(
-                folder, shape, settings.dtype, Compressor(settings.codec_used, settings.level), settings.level
-            )
+            compressor = Compressor(host_codec(settings.codec_used), settings.level)
+            writer = ScanWriter(folder, shape, settings.dtype, compressor, settings.level)
             writer.write_streamed_documents(corrected=atmosphere.status != "none", bits=settings.precision_bits)
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
-            tiles, plan = self._tiles(loaded, last)
+            tiles, plan = self._tiles(loaded, last, compressor)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
-            if isinstance(tiles, DeviceTiles) and tiles.packed is not None:
-                report.notes += tiles.packed.notes()
+            if isinstance(tiles, DeviceTiles):
+                report.notes += [note for part in (tiles.packed, tiles.encoder) if part for note in part.notes()]
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
@@ -254,26 +255,21 @@ class ScanRunner:
         report.notes.append(f"{report.stage}: {text}")
         log.warning("%s: %s", report.scan, report.notes[-1])
 
-    def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
-        """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
+    def _tiles(self, loaded: LoadedScan, last: bool, compressor: Compressor) -> tuple[Tiles, TilePlan]:
+        """Where the tiles of a scan are calculated, and how it is cut."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
         on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
-        report.notes += notes
+        encoder, more = self._encoders.of(on_host.largest, compressor)
+        report.notes += [*notes, *more]
         if self._device_tiles is None:
             return self._host_tiles, on_host
-        beside = None if packed is None else packed.device_bytes
-        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
-        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots, beside)
-        while plan is not None:
-            plan = plan.within(self.settings.device_memory or sys.maxsize)
-            try:
-                self._device_tiles.allocate(plan.largest, plan.slots, packed)
-            except OutOfDeviceMemory as error:
-                self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
-                plan = plan.smaller()
-            else:
-                return self._device_tiles, plan
+        plan = self._on_device(loaded, last, self._device_tiles, packed, encoder)
+        if plan is None and encoder is not None:
+            self._note(report, f"codec={CODEC}: encoded on the host, for no tile fits the GPU with its frames")
+            plan = self._on_device(loaded, last, self._device_tiles, packed, None)
+        if plan is not None:
+            return self._device_tiles, plan
         if self.settings.backend != "auto":
             raise OutOfMemory(
                 "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
@@ -281,6 +277,28 @@ class ScanRunner:
             )  # fmt: skip
         self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
         return HostTiles(self._host, self.workers), on_host
+
+    def _on_device(
+        self, loaded: LoadedScan, last: bool, tiles: DeviceTiles, packed: PackedReader | None,
+        encoder: TileEncoder | None,
+    ) -> TilePlan | None:  # fmt: skip
+        """Allocate slots on the device, for smaller tiles where its memory is short; None if none fits."""
+        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
+        parts = [part for part in (packed, encoder) if part is not None]
+        plan: TilePlan | None = TilePlan.of(
+            loaded.scan.source, self.settings.dtype, self._tile_bytes(loaded, last, slots), slots,
+            lambda largest: sum(part.device_bytes(largest) for part in parts), encoded=encoder is not None,
+        )  # fmt: skip
+        while plan is not None:
+            plan = plan.within(self.settings.device_memory or sys.maxsize)
+            try:
+                tiles.allocate(plan.largest, plan.slots, packed, encoder)
+            except OutOfDeviceMemory as error:
+                self._note(loaded.report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
+                plan = plan.smaller()
+            else:
+                return plan
+        return None
 
     def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
         """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""

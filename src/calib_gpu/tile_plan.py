@@ -63,11 +63,11 @@ class TilePlan:
     @classmethod
     def of(
         cls, source: CountGroup, dtype: str, tile_bytes: int, slots: int = 0,
-        beside: Callable[[TileLayout], int] | None = None,
+        beside: Callable[[TileLayout], int] | None = None, *, encoded: bool = False,
     ) -> TilePlan:  # fmt: skip
-        """Tiles of at most so many bytes of counts, spectra and flags; at least one pixel is taken."""
+        """Tiles of at most so many bytes of counts, spectra (once more if ``encoded``) and flags; at least one pixel."""
         kind = np.dtype(dtype)
-        sample_bytes = source.counts.dtype.itemsize + kind.itemsize + 2
+        sample_bytes = source.counts.dtype.itemsize + kind.itemsize * (2 if encoded else 1) + 2
         return cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots, beside)
 
     def layout_of(self, r: int, a: int) -> TileLayout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -197,11 +197,17 @@ class LaneWriter:
             raise
 
     def append(
-        self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]
-    ) -> None:
-        """Encode and write one pixel: ``spectra`` and ``flags`` in blocks of dumps [B, C, d], ``t_sys`` [C]."""
+        self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64],
+        encoded: Sequence[bytes] | None = None,
+    ) -> None:  # fmt: skip
+        """Encode and write one pixel: ``spectra`` and ``flags`` in blocks of dumps [B, C, d], ``t_sys`` [C].
+
+        ``encoded`` are the blocks of spectra where they are encoded already, with the compressor of the spectra.
+        """
         where = (r - self._lane.r.start, a - self._lane.a.start)
-        for name, values in (("spectra", spectra), ("flags", flags)):
+        for k, data in enumerate(encoded or ()):
+            self._shards["spectra"].append_encoded((0, k, *where, 0), data)
+        for name, values in (("spectra", spectra if encoded is None else ()), ("flags", flags)):
             for k, chunk in enumerate(values):
                 self._shards[name].append((0, k, *where, 0), chunk)
         self._shards["t_sys"].append((0, *where, 0), t_sys)
