@@ -69,7 +69,7 @@ class ScanLoop:
                 line, future = futures.pop(scan)
                 following = todo[k + 1 : k + 2]
                 failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
-                if following and following[0] not in futures:
+                if following and following[0] not in futures and not isinstance(failed, DeviceLost):
                     prefetch(following)
                 self.finish(line)
                 if isinstance(failed, DeviceLost):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
-from calib_gpu.tile_plan import MEMORY_PER_ARRAY, SPARE_SLOTS, TilePlan, tile_bytes
+from calib_gpu.tile_plan import MEMORY_PER_ARRAY, TilePlan, device_plan, tile_bytes
 from calib_gpu.workers import Workers
 
 log = logging.getLogger("calib_gpu")
@@ -258,7 +257,7 @@ class ScanRunner:
     def _tiles(self, loaded: LoadedScan, last: bool, compressor: Compressor) -> tuple[Tiles, TilePlan]:
         """Where the tiles of a scan are calculated, and how it is cut."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
-        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
         encoder, more = self._encoders.of(on_host.largest, compressor)
         report.notes += [*notes, *more]
@@ -283,14 +282,12 @@ class ScanRunner:
         encoder: TileEncoder | None,
     ) -> TilePlan | None:  # fmt: skip
         """Allocate slots on the device, for smaller tiles where its memory is short; None if none fits."""
-        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
         parts = [part for part in (packed, encoder) if part is not None]
-        plan: TilePlan | None = TilePlan.of(
-            loaded.scan.source, self.settings.dtype, self._tile_bytes(loaded, last, slots), slots,
+        plan: TilePlan | None = device_plan(
+            loaded.scan.source, self.settings, self._off_bytes(loaded), 1 if last else 2, self.workers.count,
             lambda largest: sum(part.device_bytes(largest) for part in parts), encoded=encoder is not None,
         )  # fmt: skip
         while plan is not None:
-            plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
                 tiles.allocate(plan.largest, plan.slots, packed, encoder)
             except OutOfDeviceMemory as error:
@@ -300,13 +297,17 @@ class ScanRunner:
                 return plan
         return None
 
-    def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
-        mean, reference = loaded.offs.mean, loaded.offs.reference
-        offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
+    def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
+        n = self.workers.count
         return tile_bytes(
-            self.settings.memory, loaded.scan.source.shape, offs, parts, 1 if last else 2, self.workers.count
+            self.settings.memory, loaded.scan.source.shape, self._off_bytes(loaded), n, 1 if last else 2, n
         )
+
+    @staticmethod
+    def _off_bytes(loaded: LoadedScan) -> list[int]:
+        mean, reference = loaded.offs.mean, loaded.offs.reference
+        return [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

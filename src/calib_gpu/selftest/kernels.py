@@ -19,8 +19,8 @@ from calib_gpu.selftest.checks import Check, Comparison
 
 FILL = {"int32": -(2**31), "int64": -(2**31), "int16": -(2**15), "uint32": 2**32 - 1, "uint16": 0}
 SATURATION = 20_000.0
-SHAPES = ((1, 1, 1, 1), (2, 3, 37, 5), (1, 2, 513, 8), (1, 1, 260, 43))
-"""Tiles [R, A, C, D]: a single sample, odd lengths, whole quads, dumps that are no multiple of four."""
+SHAPES = ((1, 1, 1, 1), (1, 1, 1000, 1), (2, 3, 37, 5), (1, 2, 513, 8), (1, 1, 260, 43))
+"""Tiles [R, A, C, D]: a single sample, a single dump, odd lengths, whole quads, dumps that are no multiple of four."""
 CHI2_RTOL = 1e-11
 
 
