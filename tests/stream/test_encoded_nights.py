@@ -17,8 +17,8 @@ from device_night import DeviceNight, Run, run, shared_night, tree, violations
 from device_tiles import STREAMS
 
 CODEC = {"codec": "nvcomp_zstd"}
-SLOT_BYTES = 20_000
-"""Device memory of a slot for two of the five pixels of the night."""
+SLOT_BYTES = {5: 12_416, 2: 6_400, 1: 4_736}
+"""Device memory of a slot for so many pixels of the night."""
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +47,23 @@ def on_host(done: Run) -> list[str]:
 
 @pytest.mark.parametrize("schedule", [*stragglers((*STREAMS, "encode")), *schedules(STREAMS, 12)[8:]], ids=str)
 def test_the_schedule_does_not_matter(night: DeviceNight, schedule: Schedule) -> None:
-    assert whole(night, run(night, schedule, slots=3, workers=2, device_memory=3 * SLOT_BYTES, **CODEC))
+    assert whole(night, run(night, schedule, slots=3, workers=2, device_memory=3 * SLOT_BYTES[2], **CODEC))
 
 
 @pytest.mark.parametrize(
     "schedule", [EAGER, Schedule("lazy"), *(Schedule("swarm", seed) for seed in range(4))], ids=str
 )
 def test_each_thread_waits_for_what_it_touches_itself(night: DeviceNight, schedule: Schedule) -> None:
-    assert whole(night, run(night, schedule, threads=True, slots=2, workers=4, device_memory=2 * SLOT_BYTES, **CODEC))
+    assert whole(
+        night, run(night, schedule, threads=True, slots=2, workers=4, device_memory=2 * SLOT_BYTES[2], **CODEC)
+    )
 
 
 @pytest.mark.parametrize(("slots", "workers"), [(1, 1), (1, 4), (2, 2), (5, 3)])
 def test_tiles_slots_and_workers_do_not_matter(night: DeviceNight, slots: int, workers: int) -> None:
     counts = set()
-    for n in (SLOT_BYTES // 2, SLOT_BYTES, 4 * SLOT_BYTES):
-        done = run(night, Schedule("random", n), slots=slots, workers=workers, device_memory=slots * n, **CODEC)
+    for pixels, n in SLOT_BYTES.items():
+        done = run(night, Schedule("random", pixels), slots=slots, workers=workers, device_memory=slots * n, **CODEC)
         assert whole(night, done)
         counts.add(done.device.n_operation)
     assert len(counts) == 3, "the tiles are not different"
@@ -80,7 +82,7 @@ def test_nothing_of_a_tile_is_read_after_its_buffers_are_given_back(
         give(tiles, slot)
 
     monkeypatch.setattr(DeviceTiles, "give", give_poisoned)
-    assert whole(night, run(night, schedule, slots=2, device_memory=2 * SLOT_BYTES, **CODEC))
+    assert whole(night, run(night, schedule, slots=2, device_memory=2 * SLOT_BYTES[2], **CODEC))
 
 
 def test_every_allocation_may_fail(night: DeviceNight) -> None:

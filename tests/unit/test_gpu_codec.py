@@ -203,7 +203,7 @@ def test_a_small_device_takes_smaller_tiles_then_encodes_on_the_host_then_does_n
 ) -> None:
     run(l0, tmp_path / "numpy.zarr")
     seen = []
-    for k, memory in enumerate((1 << 40, 1_700_000, 340_000, 120_000)):
+    for k, memory in enumerate((1 << 40, 1_700_000, 600_000, 460_000)):
         out, device = tmp_path / f"{k}.zarr", SimDevice(faults=Faults(memory=memory))
         report = on_gpu(l0, out, device, backend="auto")
         assert report.count("ok") == 2
@@ -227,7 +227,8 @@ def test_chunks_whose_frames_are_not_sound_are_counted(
     report = on_gpu(l0, tmp_path / "gpu.zarr")
     assert_same_numbers(tmp_path / "gpu.zarr", tmp_path / "numpy.zarr")
     said = [note for scan in report.scans for note in scan.notes if note != SAID]
-    assert all("chunks encoded on the host: zstd frame" in note for note in said)
+    assert all("chunks encoded on the host: " in note for note in said), said
+    assert any("zstd frame of" in note for note in said)
     assert sum(int(note.split()[1]) for note in said) == 2 * 3 * SHAPE[2] * SHAPE[3] // 2
 
 
