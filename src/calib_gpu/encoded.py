@@ -5,7 +5,7 @@ by side::
 
     compute        calibrate -> record computed
     slot's stream  upload table -> clear answers -> wait computed -> encode -> record encoded
-    download       wait computed -> download output -> wait encoded -> download answers and frames -> record downloaded
+    download       wait computed -> wait encoded -> download answers and frames -> download output -> record downloaded
     host                                                                       synchronize downloaded -> check, write
 
 Every frame has a place of its own, as large as a frame can get, and all places come down in one copy with the sizes before

@@ -253,9 +253,9 @@ class DeviceTiles:
             device.wait(self.download, slot.computed)
             if packed is not None:
                 packed.download(self.download)
-            device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             if self.encoder is not None:
                 self.encoder.enqueue(slot, layout, self.download)
+            device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             device.record(slot.downloaded, self.download)
 
     def synchronize(self, slot: Slot) -> None:
