@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import google_crc32c
 
@@ -115,9 +115,9 @@ class OutputFile:
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def append(self, data: bytes) -> None:
-        """Write all of ``data`` at the end."""
-        view = memoryview(data)
+    def append(self, data: Any) -> None:
+        """Write all of ``data`` (bytes, or another object with read-only bytes) at the end."""
+        view: memoryview = memoryview(data)
         try:
             while view:
                 view = view[system.write(self._handle, view) :]
