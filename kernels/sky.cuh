@@ -55,26 +55,16 @@ CG_FN CgSquares cg_squares(double yy, double ys, double yi, double ss, double si
   return out;
 }
 
-// q of a slab: the transmission exp(-X (b w + c)), its mean over the channels [first, last) of a bin.
-CG_FN double cg_slab(const double *b, const double *c, int first, int last, double w, double x) {
-  double sum = 0.0;
-  for (int k = first; k < last; ++k) {
-    sum += exp(-x * (b[k] * w + c[k]));
-  }
-  return sum / (last - first);
-}
+// q of a slab: the transmission exp(-X (b w + c)).
+CG_FN double cg_slab(double b, double c, double w, double x) { return exp(-x * (b * w + c)); }
 
-// q of layers: interpolated between nodes in ln w. `values` [node, channel] of an OFF, `weights` [taps] of a grid point
-// whose first node is `node`; mean over the channels [first, last) of a bin.
-CG_FN double cg_layers(const double *values, cg_int64 n_channel, const double *weights, int node, int taps, int first,
-                       int last) {
+// q interpolated between nodes in ln w: `values` [tap], `stride` elements from node to node, `weights` [tap] of a grid point.
+CG_FN double cg_at_nodes(const double *values, cg_int64 stride, const double *weights, int taps) {
   double sum = 0.0;
-  for (int k = first; k < last; ++k) {
-    for (int m = 0; m < taps; ++m) {
-      sum += weights[m] * values[(node + m) * n_channel + k];
-    }
+  for (int k = 0; k < taps; ++k) {
+    sum += weights[k] * values[k * stride];
   }
-  return sum / (last - first);
+  return sum;
 }
 
 // Both squares at q_s and q_i.

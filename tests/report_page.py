@@ -14,9 +14,7 @@ import pytest
 from calib_gpu.pipeline import calibrate
 from calib_gpu.settings import Settings
 
-HOSTILE = (
-    "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&{{rows}}\u202e\ud800$\\frac$"
-)
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&{{rows}}\u202e$\\frac$"
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )

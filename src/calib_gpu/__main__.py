@@ -2,4 +2,5 @@
 
 from calib_gpu.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

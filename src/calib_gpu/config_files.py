@@ -57,7 +57,7 @@ def parse_text(name: str, text: str) -> Any:
     if knob is None:
         raise ConfigError("no such setting", array=name, fix=suggestion(name))
     if knob.metadata["unit"] == "bytes":
-        return parse_size(text)
+        return parse_size(name, text)
     if text.replace("-", "_") in knob.metadata["choices"]:
         return text.replace("-", "_")
     if text.lower() in ("none", "") and "None" in str(knob.type):
@@ -74,7 +74,7 @@ def parse_text(name: str, text: str) -> Any:
     return text
 
 
-def parse_size(text: str) -> int:
+def parse_size(name: str, text: str) -> int:
     """Bytes of a size such as 512M, 2GiB or 1000000."""
     units = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
     body = text.strip().upper().removesuffix("IB").removesuffix("B")
@@ -82,9 +82,7 @@ def parse_size(text: str) -> int:
     try:
         return int(float(number) * units[unit])
     except (ValueError, OverflowError):
-        raise ConfigError(
-            "not a size", array="memory", value=text, rule="a number with K, M, G or T, e.g. 512M"
-        ) from None
+        raise ConfigError("not a size", array=name, value=text, rule="a number with K, M, G or T, e.g. 512M") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

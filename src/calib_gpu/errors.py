@@ -22,6 +22,7 @@
         ├── BadShape             an array has the wrong rank or length
         ├── BadType              an array has a type that cannot be read
         ├── Unreadable           a chunk or a metadata document is missing, cut or corrupt
+        │   └── ReadFailed       the disk or the network gave an error; it may be read the next time
         └── OutOfMemory          the scan needs more memory than there is
 """
 
@@ -172,6 +173,10 @@ class BadType(ScanFailure, TypeError):
 
 class Unreadable(ScanFailure, OSError):
     """A chunk or a metadata document is missing, cut short or corrupt."""
+
+
+class ReadFailed(Unreadable):
+    """The disk or the network gave an error while a file was read; it may be read the next time."""
 
 
 class OutOfMemory(ScanFailure, MemoryError):

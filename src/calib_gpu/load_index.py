@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from calib_gpu.errors import NoLoads, ScanFailure, Unreadable
+from calib_gpu.errors import NoLoads, ReadFailed, ScanFailure, Unreadable
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import ScanFlag
 from calib_gpu.settings import Settings
@@ -39,32 +39,71 @@ class LoadIndex:
 
     @classmethod
     def of(cls, store: L0Store, settings: Settings) -> LoadIndex:
-        """Read attributes and small arrays of every ``calibration/`` group."""
+        """The sets of all scans of a store."""
         index = cls([])
-        for scan in store.scan_ids():
-            if not store.has(scan, "calibration"):
-                continue
-            try:
-                if not store.subscan_classes(scan, "calibration"):
-                    continue
-                group = _slim(with_saturation(store.group(scan, "calibration"), settings))
-            except ScanFailure as error:
-                index.broken[scan] = error
-                continue
-            except Exception as error:  # whatever is wrong with one group must not stop the night
-                log.exception("%s: internal error while indexing its loads", scan)
-                index.broken[scan] = Unreadable(f"internal error: {type(error).__name__}: {error}", array="calibration")
-                continue
-            hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
-            gap = separation_us(hot, cold)
-            if gap is None:
-                index.incomplete[scan] = "has no HOT or no COLD"
-            elif not near_each_other(hot, cold):
-                index.incomplete[scan] = f"HOT and COLD are {gap / 1e6:.0f} s apart (at most 120 s)"
-            else:
-                index.candidates.append(Candidate(scan, group, group.absolute_us(hot + cold)))
-        index.candidates.sort(key=lambda c: (c.time_us, c.scan))
+        index.add(store, store.scan_ids(), settings)
         return index
+
+    def add(self, store: L0Store, scans: Iterable[ScanId], settings: Settings) -> None:
+        """Take in the sets of some scans: attributes and small arrays of every ``calibration/`` group are read."""
+        for scan in scans:
+            self._add(store, scan, settings)
+            if isinstance(self.broken.get(scan), ReadFailed):  # an error that passes must not change who serves whom
+                del self.broken[scan]
+                self._add(store, scan, settings)
+        self.candidates.sort(key=lambda c: (c.time_us, c.scan))
+
+    def _add(self, store: L0Store, scan: ScanId, settings: Settings) -> None:
+        if not store.has(scan, "calibration"):
+            return
+        try:
+            if store.subscan_classes(scan, "calibration") == []:
+                return
+            group = _slim(with_saturation(store.group(scan, "calibration"), settings))
+        except ScanFailure as error:
+            self.broken[scan] = error
+            return
+        except Exception as error:  # whatever is wrong with one group must not stop the night
+            log.exception("%s: internal error while indexing its loads", scan)
+            self.broken[scan] = Unreadable(f"internal error: {type(error).__name__}: {error}", array="calibration")
+            return
+        hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
+        gap = separation_us(hot, cold)
+        if gap is None:
+            self.incomplete[scan] = "has no HOT or no COLD"
+        elif not near_each_other(hot, cold):
+            self.incomplete[scan] = f"HOT and COLD are {gap / 1e6:.0f} s apart (at most 120 s)"
+        else:
+            self.candidates.append(Candidate(scan, group, group.absolute_us(hot + cold)))
+
+    def without(self, scan: ScanId) -> LoadIndex:
+        """The index without the set of a scan."""
+        return LoadIndex(
+            [c for c in self.candidates if c.scan != scan],
+            {s: error for s, error in self.broken.items() if s != scan},
+            {s: why for s, why in self.incomplete.items() if s != scan},
+        )
+
+    def may_change(self, scan: ScanId, source: CountGroup, settings: Settings, from_us: float) -> bool:
+        """True if a load set measured at ``from_us`` or later would alter which sets serve a scan, as metadata tell.
+
+        A set at that very time would serve the scan at least as well as any later one.
+        """
+        later = Candidate(_LATER, source, from_us)
+        choices = []
+        for index in (self, LoadIndex([*self.candidates, later], self.broken, self.incomplete)):
+            try:
+                choice = LoadFinder(index, settings, lambda _: True).find(scan, source)
+                choices.append((choice.scans, choice.previous))
+            except NoLoads:
+                choices.append(((), None))
+            except ScanFailure:  # it cannot be calibrated, whatever comes
+                return False
+        return choices[0] != choices[1]
+
+
+_LATER: Final = ScanId(10**9)
+"""Stands for a scan that has not come yet; the numbers of scans are smaller."""
 
 
 def _slim(group: CountGroup) -> CountGroup:
@@ -88,6 +127,8 @@ class LoadChoice:
 @dataclass(frozen=True)
 class LoadFinder:
     """Finds the load set (or two) of a scan.
+
+    A set that would serve and that the disk does not give now (:class:`ReadFailed`) fails the scan.
 
     ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them, and may find
     damage. With one that always says yes, the choice follows from metadata alone. Damage in a scan's own set fails the
@@ -177,6 +218,8 @@ class LoadFinder:
         """``complete`` for the loads of another scan: damage is noted, not raised."""
         try:
             return self.complete(scan)
+        except ReadFailed:
+            raise  # it may be read the next time: without it the scan would get other loads now than then
         except ScanFailure as error:
             self.damage[scan] = error
         except Exception as error:  # whatever is wrong with the loads of another scan must not fail this one

@@ -127,7 +127,8 @@ class CountGroup:
     """A ``source/`` or ``calibration/`` group: its subscans and a handle to the counts, which stay on disk.
 
     ``shape`` is (C, D, R, A, S); ``epoch_us`` is the group's first mjd in integer microseconds since MJD 0;
-    ``arrays`` holds the small arrays of the group, ``attrs`` the attributes of group and scan.
+    ``arrays`` holds the small arrays of the group, ``attrs`` the attributes of group and scan, ``warnings`` what is
+    doubtful in how they are stored.
     """
 
     name: str
@@ -140,6 +141,7 @@ class CountGroup:
     per_dump_exptime: bool
     attrs: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
+    warnings: tuple[str, ...] = ()
 
     def of_kind(self, kind: str) -> tuple[Subscan, ...]:
         """Subscans of one class, in store order."""

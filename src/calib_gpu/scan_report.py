@@ -1,9 +1,11 @@
-"""What happened to one scan: a line of ``report.jsonl``, and the lines of the log."""
+"""What a run tells: how it goes on, what happened to each scan (a line of ``report.jsonl``, lines of the log), its result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from calib_gpu.errors import Exit, OutputError
 
 TIMINGS: Final = ("load", "resolve", "atm", "prepare", "calibrate", "write")
 """Names of the stages in timings: those of the stages, ``atm`` for atmosphere."""
@@ -33,6 +35,10 @@ class ScanReport:
     qa_warnings: list[str] = field(default_factory=list)
     digest: str = ""
 
+    def failure(self) -> dict[str, str]:
+        """The entry of ``failures.json``."""
+        return {"scan": self.scan, "stage": self.stage, "error": self.error, "message": self.message}
+
     def as_dict(self) -> dict[str, Any]:
         """The line: stage times under their own names (load_ms, ...), 0 for stages that were not reached."""
         line = dict(self.__dict__)
@@ -55,3 +61,68 @@ def timing_line(line: ScanReport) -> str:
         return f"{line.scan}: skipped, done with the same settings"
     times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in TIMINGS)
     return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}"
+
+
+class Progress:
+    """What a run tells while it goes on; this one tells nothing."""
+
+    def scans(self, total: int) -> None:
+        """The number of scans is known."""
+
+    def begin(self, scan: str, samples: int) -> None:
+        """The tiles of a scan begin: so many samples."""
+
+    def advance(self, samples: int) -> None:
+        """So many samples are calibrated; called from worker threads."""
+
+    def end(self, report: ScanReport) -> None:
+        """A scan is done, skipped or has failed."""
+
+
+@dataclass
+class RunReport:
+    """Result of a run: a report for each scan, and the exit code that follows.
+
+    ``waiting`` are scans that ``watch`` left, for they were not complete.
+    """
+
+    l0: str
+    l1: str
+    backend: str
+    backend_reason: str = ""
+    scans: list[ScanReport] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    stopped: bool = False
+    unrecorded: bool = False
+    seconds: float = 0.0
+    _place: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def add(self, line: ScanReport) -> None:
+        """Take the report of a scan, in the place of an earlier one of the same scan."""
+        place = self._place.setdefault(line.scan, len(self.scans))
+        self.scans[place : place + 1] = [line]
+
+    def count(self, *status: str) -> int:
+        """Number of scans with one of these states: ok, skipped, failed."""
+        return sum(s.status in status for s in self.scans)
+
+    @property
+    def failures(self) -> list[ScanReport]:
+        """The scans that failed."""
+        return [s for s in self.scans if s.status == "failed"]
+
+    @property
+    def exit_code(self) -> Exit:
+        """0 all scans done, 1 none, 2 some; 73 if nothing, or not the list of failures, could be written; 75 if stopped."""
+        if self.stopped:
+            return Exit.STOPPED
+        if self.unrecorded:
+            return Exit.CANNOT_WRITE
+        done = self.count("ok", "skipped")
+        if done and not self.failures and not self.waiting:
+            return Exit.ALL
+        if done:
+            return Exit.SOME
+        if self.failures and all(f.error == OutputError.__name__ for f in self.failures):
+            return Exit.CANNOT_WRITE
+        return Exit.NONE

@@ -20,6 +20,7 @@ from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
+from calib_gpu.packed import PackedReaders
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
@@ -82,14 +83,15 @@ class ScanRunner:
         self.reader = Reader(backend, workers, load_bytes, self.arrays)
         self._host = NumpyBackend()
         self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
-        groups = {c.scan: c.group for c in index.candidates}
+        self._load_groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(
-            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, groups[scan], reader))
+            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, self._load_groups[scan], reader))
         )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
         self._host_tiles = HostTiles(backend, workers)
         self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
+        self._packed = PackedReaders(settings.gpu_reader, backend.device)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -99,12 +101,19 @@ class ScanRunner:
             digests["atmosphere"] = self._table_digest
         return {"expected_loads": [str(s) for s in expected], "sha256": digests}
 
-    def difference(self, scan: ScanId, done: dict[str, Any]) -> str:
+    def difference(self, done: dict[str, Any]) -> str:
         """Empty if a published scan was made from the same input with the same settings, else what differs."""
+        return self.other_settings(done) or self._other_input(done)
+
+    def other_settings(self, done: dict[str, Any]) -> str:
+        """Empty if a published scan was made by this version with the same settings, else what differs."""
         if done.get("engine_version") != __version__:
             return f"engine version {done.get('engine_version')}"
         if done.get("settings_digest") != self.settings.digest():
             return f"other settings: {', '.join(self._changed(done)) or 'their origin'}"
+        return ""
+
+    def _other_input(self, done: dict[str, Any]) -> str:
         known = done.get("inputs", {}).get("sha256", {})
         missing = [name for name in known if name != "atmosphere" and not (self.store.path / name).is_dir()]
         now = {name: self._digest(name) for name in known if name not in missing}
@@ -144,7 +153,8 @@ class ScanRunner:
             )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
-            report.warnings += [*scan.warnings, *choice.warnings, *warnings]
+            told = [w for s in choice.scans for w in self._load_groups[s].warnings]
+            report.warnings += dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings])
             expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
@@ -181,6 +191,8 @@ class ScanRunner:
         with timed(report, "calibrate"):
             tiles, plan = self._tiles(loaded, last)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
+            if isinstance(tiles, DeviceTiles) and tiles.packed is not None:
+                report.notes += tiles.packed.notes()
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         with timed(report, "write"):
@@ -207,6 +219,7 @@ class ScanRunner:
                 metrics.as_json(qa, settings), flags, loaded.inputs, totals,
             )  # fmt: skip
             attributes["warnings"] = list(report.warnings)
+            self.store.check_unchanged(loaded.inputs["sha256"])
             report.digest = writer.finish(attributes)
         report.bytes_read += totals.bytes_read
         report.bytes_written = writer.bytes_written
@@ -245,14 +258,17 @@ class ScanRunner:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
         on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
+        report.notes += notes
         if self._device_tiles is None:
             return self._host_tiles, on_host
+        beside = None if packed is None else packed.device_bytes
         slots = self.settings.slots or self.workers.count + SPARE_SLOTS
-        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots)
+        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots, beside)
         while plan is not None:
             plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
-                self._device_tiles.allocate(plan.largest, plan.slots)
+                self._device_tiles.allocate(plan.largest, plan.slots, packed)
             except OutOfDeviceMemory as error:
                 self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
                 plan = plan.smaller()

@@ -5,6 +5,7 @@ Names and units are those published for the CCAT calibration engine; additions o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
@@ -94,6 +95,16 @@ L0_CALIBRATION: Final = (
     _row("load_temp_sig", "C S", "float", "K", "power of the load in the signal band (J scale); overrides thot, tcold"),
     _row("load_temp_img", "C S", "float", "K", "power of the load in the image band (J scale); overrides thot, tcold"),
 )
+
+_TEMPERATURE, _FREQUENCY, _ANGLE, _NUMBER = (-1e4, 1e4), (-1e16, 1e16), (-1e4, 1e4), (-1e9, 1e9)
+PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
+    "mjd": (1.0, 1e6), "exptime": (1e-9, 1e7), "pamb": (-1e4, 1e4), "eta_f": _NUMBER, "ref_channel": _NUMBER,
+    **dict.fromkeys(("elevation", "azimuth", "otf_lon", "otf_lat", "pixel_offset_lon", "pixel_offset_lat"), _ANGLE),
+    **dict.fromkeys(("tamb", "t_spill", "t_atm", "thot", "tcold", "load_temp_sig", "load_temp_img"), _TEMPERATURE),
+    **dict.fromkeys(("signal_freq", "image_freq", "freq_res", "freq_off"), _FREQUENCY),
+    **dict.fromkeys(("lloadsn", "n_dump", "gain_sig", "gain_img"), _NUMBER),
+}  # fmt: skip
+"""Wide limits of every value that is not NaN: beyond them it is no measurement, and sums overflow. Stages have closer ones."""
 
 # --- attributes -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from calib_gpu.errors import ConfigError
 
 MIB: Final = 1024 * 1024
 AUTO_PRECISION_BITS: Final = 6
+AUTO_BINS: Final = 1024
+AUTO_BINS_ABOVE: Final = 4096
 GAIN_NOTATIONS: Final = (("gain_sig", "gain_img"), ("g_sig",), ("image_ratio",))
 
 
@@ -80,7 +82,13 @@ class Settings:
     fit_weights: str = _knob(
         "unit", "weights of the fit: equal, or those of the radiometer equation", choices=("unit", "radiometer")
     )
-    fit_bins: int = _knob(0, "bin the counts into so many bins for the fit; 0: every channel", "bins", low=0)
+    fit_bins: str | int = _knob(
+        "auto",
+        "bin the counts into so many bins for the fit; 0: every channel; auto: 1024 bins above 4096 channels",
+        "bins",
+        choices=("auto",),
+        low=0,
+    )
     fit_windows: str = _knob(
         "", "topocentric signal frequencies that the fit uses: LO:HI[,LO:HI ...] in GHz; empty: the whole band"
     )
@@ -167,6 +175,19 @@ class Settings:
     )
     device_memory: int = _knob(0, "memory of the GPU for tiles; 0: as much as they need", "bytes", low=0, numeric=False)
     slots: int = _knob(0, "tiles on the GPU at a time; 0: workers + 3", low=0, high=4096, numeric=False)
+    gpu_reader: str = _knob(
+        "host", "who decodes counts for the GPU", choices=("host", "nvcomp", "kvikio"), numeric=False
+    )
+    # what is refused of L0: changes no number
+    require_checksum: bool = _knob(
+        False, "refuse scans with an array that has no checksum, where damage would not be seen", numeric=False
+    )
+    max_scan_bytes: int = _knob(64 * 1024 * MIB, "largest counts of a scan", "bytes", low=1, numeric=False)
+    max_chunk_bytes: int = _knob(
+        256 * MIB, "largest chunk, decoded, and largest index of a shard", "bytes", low=1, numeric=False
+    )
+    max_scans: int = _knob(100_000, "most scans in a store", low=1, numeric=False)
+    max_attribute_bytes: int = _knob(MIB, "most attributes of a group or an array", "bytes", low=1, numeric=False)
     overwrite: bool = _knob(False, "calibrate again and replace what is done, with whatever settings", numeric=False)
     quiet: bool = _knob(False, "no progress, only warnings and errors", numeric=False)
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -247,6 +268,12 @@ class Settings:
                 "not windows", array="fit_windows", value=self.fit_windows, rule="LO:HI[,LO:HI ...] in GHz, 0 < LO < HI"
             )
         return tuple((w[0], w[1]) for w in windows)
+
+    def bins_of(self, n_channel: int) -> int | None:
+        """Bins of the fit of the water vapour in a band of so many channels; None where every channel counts alone."""
+        if isinstance(self.fit_bins, str):
+            return AUTO_BINS if n_channel > AUTO_BINS_ABOVE else None
+        return min(self.fit_bins, n_channel) or None
 
     @property
     def precision_bits(self) -> int | None:

@@ -13,6 +13,7 @@ Three events a slot keep the order::
     host               fill                                                                    synchronize downloaded -> encode
 
 A free slot needs no wait before it is filled again: its last user has waited for ``downloaded``, which comes after all else.
+Counts that go up compressed take another way to ``uploaded``: :mod:`calib_gpu.packed`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -32,9 +34,10 @@ from calib_gpu.backend.device import Block, Device, Event, HostBlock
 from calib_gpu.backend.kernels import KERNELS
 from calib_gpu.backend.tile import TileLayout
 from calib_gpu.errors import DeviceLost
+from calib_gpu.packed import PackedReader, PackedSlot, PackedTile
 from calib_gpu.physics.calibration import SampleRule
-from calib_gpu.records import Floats
-from calib_gpu.workers import SIGNAL_LATENCY_S, Workers
+from calib_gpu.records import CountGroup, Floats, Tile
+from calib_gpu.workers import STOP_LATENCY_S, Workers, read_counts
 
 T = TypeVar("T", bound=Block)
 
@@ -64,9 +67,13 @@ class TileOutput:
 
 
 class Job(Protocol):
-    """One tile: fill ``counts`` [R,A,C,D], start it, finish it, release it."""
+    """One tile: fill ``counts`` [R,A,C,D] or read them, start it, finish it, release it."""
 
     counts: NDArray[Any]
+
+    def read(self, source: CountGroup, tile: Tile) -> int:
+        """Read the counts, which may leave them compressed: then ``counts`` hold something else. The bytes read for it."""
+        ...
 
     def start(self, tile: TileInput) -> None:
         """Begin the calculation; ``counts`` must not be touched any more."""
@@ -110,6 +117,9 @@ class _HostJob:
         shape = (layout.r, layout.a, layout.n_channel, layout.n_dump)
         self.counts = tiles.workers.buffer("counts", shape, layout.counts)
 
+    def read(self, source: CountGroup, tile: Tile) -> int:
+        return read_counts(source, tile.subscan, tile.r, tile.a, self.counts)
+
     def start(self, tile: TileInput) -> None:
         layout, workers = self._layout, self._tiles.workers
         shape = (layout.r, layout.a, layout.n_block, layout.n_channel, layout.block)
@@ -129,7 +139,7 @@ class _HostJob:
 
 @dataclass(frozen=True)
 class Slot:
-    """Buffers and events of one tile on its way through a device."""
+    """Buffers and events of one tile on its way through a device; ``packed`` where its counts may go up compressed."""
 
     pinned_in: HostBlock
     device_in: Block
@@ -138,11 +148,13 @@ class Slot:
     uploaded: Event
     computed: Event
     downloaded: Event
+    packed: PackedSlot | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """All its memory."""
-        return self.pinned_in, self.device_in, self.device_out, self.pinned_out
+        more = () if self.packed is None else self.packed.blocks
+        return self.pinned_in, self.device_in, self.device_out, self.pinned_out, *more
 
 
 class DeviceTiles:
@@ -166,9 +178,10 @@ class DeviceTiles:
         self._changed = threading.Condition()
         self._order = threading.Lock()
         self._failed: BaseException | None = None
+        self.packed: PackedReader | None = None
 
-    def allocate(self, largest: TileLayout, count: int) -> None:
-        """``count`` slots for tiles up to this one; what fits already is kept.
+    def allocate(self, largest: TileLayout, count: int, packed: PackedReader | None = None) -> None:
+        """``count`` slots for tiles up to this one; what fits already is kept. ``packed`` reads them, if not the host.
 
         Raises
         ------
@@ -176,20 +189,23 @@ class DeviceTiles:
             They do not fit; there are none then.
         """
         n_in, n_out = largest.input.nbytes, largest.output.nbytes
+        self.packed = packed
         fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
+        fits = fits and (packed is None or all(packed.fits(s.packed, largest) for s in self._slots))
         if fits and len(self._slots) == count:
             return
         self.free()
         try:
             for _ in range(count):
-                self._slots.append(self._slot(n_in, n_out))
+                self._slots.append(self._slot(largest))
         except BaseException:
             self.free()
             raise
         self._free.extend(self._slots)
 
-    def _slot(self, n_in: int, n_out: int) -> Slot:
-        device, blocks = self.device, list[Block]()
+    def _slot(self, largest: TileLayout) -> Slot:
+        device, packed, blocks = self.device, self.packed, list[Block]()
+        n_in, n_out = largest.input.nbytes, largest.output.nbytes
 
         def own(block: T) -> T:
             blocks.append(block)
@@ -198,7 +214,7 @@ class DeviceTiles:
         try:
             return Slot(
                 own(device.pinned(n_in)), own(device.empty(n_in)), own(device.empty(n_out)), own(device.pinned(n_out)),
-                device.event(), device.event(), device.event(),
+                device.event(), device.event(), device.event(), None if packed is None else packed.slot(largest, own),
             )  # fmt: skip
         except BaseException:
             for block in blocks:
@@ -222,7 +238,7 @@ class DeviceTiles:
                     raise DeviceLost("a tile failed on the device", value=str(self._failed), fix="run again")
                 if not wait:
                     return None
-                self._changed.wait(SIGNAL_LATENCY_S)
+                self._changed.wait(STOP_LATENCY_S)
                 self.workers.check()
             return _DeviceJob(self, self._free.popleft(), layout)
 
@@ -232,15 +248,27 @@ class DeviceTiles:
             self._free.append(slot)
             self._changed.notify()
 
-    def enqueue(self, slot: Slot, layout: TileLayout, rule: SampleRule, n_dump: int) -> None:
+    def send(self, slot: Slot, packed: PackedTile) -> bool:
+        """Upload a packed tile; false if the host must decode it."""
+        with self._noting_failure():
+            return packed.upload(slot)
+
+    def enqueue(
+        self, slot: Slot, layout: TileLayout, rule: SampleRule, n_dump: int, packed: PackedTile | None = None
+    ) -> None:
         """Send a filled slot through the three streams; tiles keep their order in all of them.
+
+        A ``packed`` tile is uploaded already: it is decoded instead.
 
         A failure half-way leaves the device in a state that nobody knows: the slot is not used again, nor is the device.
         """
         device = self.device
         with self._order, self._noting_failure():
-            device.upload(slot.device_in, slot.pinned_in, layout.input.nbytes, self.upload)
-            device.record(slot.uploaded, self.upload)
+            if packed is None:
+                device.upload(slot.device_in, slot.pinned_in, layout.input.nbytes, self.upload)
+                device.record(slot.uploaded, self.upload)
+            else:
+                packed.decode(slot)
             device.wait(self.compute, slot.uploaded)
             device.clear(layout.sums(slot.device_out), self.compute)
             device.launch(
@@ -249,6 +277,8 @@ class DeviceTiles:
             )  # fmt: skip
             device.record(slot.computed, self.compute)
             device.wait(self.download, slot.computed)
+            if packed is not None:
+                packed.download(self.download)
             device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             device.record(slot.downloaded, self.download)
 
@@ -272,18 +302,42 @@ class _DeviceJob:
         self._tiles, self._slot, self._layout = tiles, slot, layout
         self._memory = slot.pinned_in.write()
         self._state = "idle"
+        self._packed: PackedTile | None = None
         self.counts = layout.input.array("counts", self._memory)
+
+    def read(self, source: CountGroup, tile: Tile) -> int:
+        self._read_on_host = partial(read_counts, source, tile.subscan, tile.r, tile.a, self.counts)
+        if self._tiles.packed is not None:
+            self._packed = self._tiles.packed.read(self._slot, self._layout, tile, self._memory)
+        return self._read_on_host() if self._packed is None else self._packed.n_read
 
     def start(self, tile: TileInput) -> None:
         for name in ("ref", "factor", "base", "quantum"):
             self._layout.input.array(name, self._memory)[...] = getattr(tile, name)
+        self._rule, self._n_dump = tile.rule, tile.n_dump
+        self._begin()
+
+    def _begin(self) -> None:
         self._state = "lost"
-        self._tiles.enqueue(self._slot, self._layout, tile.rule, tile.n_dump)
+        if self._packed is not None and not self._tiles.send(self._slot, self._packed):
+            self._state = "idle"
+            self._unpack()
+            self._state = "lost"
+        self._tiles.enqueue(self._slot, self._layout, self._rule, self._n_dump, self._packed)
         self._state = "in flight"
+
+    def _unpack(self) -> None:
+        """Let the host decode the counts after all; the device is done with the slot."""
+        self._packed, self._memory = None, self._slot.pinned_in.write()
+        self._read_on_host()
 
     def finish(self) -> TileOutput:
         self._tiles.synchronize(self._slot)
         self._state = "idle"
+        if self._packed is not None and not self._packed.decoded():
+            self._unpack()
+            self._begin()
+            return self.finish()
         layout, memory = self._layout, self._slot.pinned_out.read()
         spectra, flags = (layout.output.array(name, memory) for name in ("spectra", "flags"))
         return TileOutput(spectra, flags, layout.result(memory))

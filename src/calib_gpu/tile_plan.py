@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -49,19 +49,26 @@ def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """``blocks`` are the pixels of a tile; ``slots`` the tiles on a device at a time (0: on the host)."""
+    """``blocks`` are the pixels of a tile; ``slots`` the tiles on a device at a time (0: on the host).
+
+    ``beside`` tells what a slot takes on the device beside the input and output of the largest tile.
+    """
 
     source: CountGroup
     dtype: np.dtype[np.floating]
     blocks: Blocks
     slots: int = 0
+    beside: Callable[[TileLayout], int] | None = None
 
     @classmethod
-    def of(cls, source: CountGroup, dtype: str, tile_bytes: int, slots: int = 0) -> TilePlan:
+    def of(
+        cls, source: CountGroup, dtype: str, tile_bytes: int, slots: int = 0,
+        beside: Callable[[TileLayout], int] | None = None,
+    ) -> TilePlan:  # fmt: skip
         """Tiles of at most so many bytes of counts, spectra and flags; at least one pixel is taken."""
         kind = np.dtype(dtype)
         sample_bytes = source.counts.dtype.itemsize + kind.itemsize + 2
-        return cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots)
+        return cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots, beside)
 
     def layout_of(self, r: int, a: int) -> TileLayout:
         """Places of the arrays of a tile of ``r`` x ``a`` pixels."""
@@ -81,13 +88,14 @@ class TilePlan:
 
     @property
     def slot_bytes(self) -> int:
-        """Bytes of a slot on the device, and as many of page-locked memory on the host."""
+        """Bytes of input and output of a slot on the device, and as many of page-locked memory on the host."""
         return self.largest.input.nbytes + self.largest.output.nbytes
 
     @property
     def device_bytes(self) -> int:
         """Device memory for the tiles of a scan."""
-        return self.slots * self.slot_bytes
+        beside = 0 if self.beside is None else self.beside(self.largest)
+        return self.slots * (self.slot_bytes + beside)
 
     def smaller(self) -> TilePlan | None:
         """The plan that takes half as much: tiles of half the pixels down to one, then half the slots; None at the end."""

@@ -37,8 +37,8 @@ KEPT_BYTES = 32 * 1024 * 1024
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-SIGNAL_LATENCY_S = 0.2
-"""How long the main thread waits without a look at signals: Python runs their handlers only there."""
+STOP_LATENCY_S = 0.2
+"""How long a thread waits for others without a look at what they have done."""
 
 
 def usable_cores() -> int:
@@ -50,8 +50,8 @@ def usable_cores() -> int:
 def _keep_freed_memory() -> None:
     """Let malloc keep what the work on a tile gives back: taken from the system anew, each page would be cleared again.
 
-    By itself it keeps blocks of the sizes it has seen freed, which is not enough for all that a tile takes. Other C libraries than
-    glibc are left as they are.
+    By itself it keeps blocks of the sizes it has seen freed, which is not enough for all that a tile takes. Other C
+    libraries than glibc are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and platform.libc_ver()[0] == "glibc":
@@ -96,7 +96,7 @@ class Workers:
         if n_bytes is not None and n_bytes < WORTH_SHARING:
             return [checked(item) for item in items]
         futures: list[Future[Result]] = [self._pool.submit(checked, item) for item in items]
-        while wait(futures, timeout=SIGNAL_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
+        while wait(futures, timeout=STOP_LATENCY_S, return_when=FIRST_EXCEPTION).not_done:
             if any(f.done() and f.exception() is not None for f in futures):
                 break
         failed = [f for f in futures if f.done() and not f.cancelled() and f.exception() is not None]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from calib_gpu import ConfigError, OutputError, Settings
 from calib_gpu.pipeline import Progress, calibrate
-from calib_gpu.store.publish import check_store
+from calib_gpu.store.l1_store import check_store
 from calib_gpu.testing.faulty_disk import CHANGES, READS, FaultyDisk, crash, fail, lose_reply
 from invariant import FIRST, FULL, Figure, Night, count, failed_scans, make_night
 

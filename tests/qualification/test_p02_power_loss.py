@@ -13,7 +13,7 @@ import pytest
 from calib_gpu.pipeline import Progress, calibrate
 from calib_gpu.settings import Settings
 from calib_gpu.store import system
-from calib_gpu.store.publish import check_store
+from calib_gpu.store.l1_store import check_store
 from calib_gpu.testing.faulty_disk import CHANGES, Call, FaultyDisk
 from calib_gpu.testing.power_loss import RECORD, PowerLoss, write_image
 from invariant import Figure, Night, count, fault

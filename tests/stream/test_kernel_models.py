@@ -17,7 +17,7 @@ from calib_gpu.backend.tile import rule_arguments
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.loads import LoadPowers
 from calib_gpu.physics.sky import Sky, SkyModel, Slab
-from calib_gpu.physics.sky_sums import SkySums, chi2_grid
+from calib_gpu.physics.sky_sums import SkySums, chi2_at, chi2_grid
 from calib_gpu.testing.kernel_models import MODELS, bind, parameters, run_model
 
 NUMPY = NumpyBackend()
@@ -185,17 +185,19 @@ def test_sky_sums_and_chi2(image: bool, unit: bool, binned: bool) -> None:
         for _ in range(2)
     ]
     sky = Sky(tuple(bands[: 1 + image]), (270 * ones,) * (1 + image), edges if binned else None)
-    wanted = chi2_grid(sums, sky, x, grid)
-    first = np.append(edges, n_channel).astype(np.int32)
-    common = {**squares, "first": first, "has_image": image, "n_grid": n_grid, "n": n}
+    # the grid of NumPy is interpolated where there are bins: exact, point by point
+    wanted = np.array([[chi2_at(sums.off(o), sky, x[o : o + 1], w).value for o in range(n_off)] for w in grid])
+    np.testing.assert_allclose(chi2_grid(sums, sky, x, grid), wanted, rtol=1e-3 if binned else 1e-11)
+    common = {**squares, "has_image": image, "n_grid": n_grid, "n": n}
     out = np.empty(n_off * n_grid)
-    run("chi2_slab", (n_off * n_grid, n), **common, grid=grid, airmass=x, b_signal=bands[0].b, c_signal=bands[0].c,
-        b_image=bands[1].b, c_image=bands[1].c, out=out)  # fmt: skip
-    np.testing.assert_allclose(out.reshape(n_off, n_grid).T + base, wanted, rtol=1e-11)
+    if not binned:
+        run("chi2_slab", (n_off * n_grid, n), **common, grid=grid, airmass=x, b_signal=bands[0].b, c_signal=bands[0].c,
+            b_image=bands[1].b, c_image=bands[1].c, out=out)  # fmt: skip
+        np.testing.assert_allclose(out.reshape(n_off, n_grid).T + base, wanted, rtol=1e-11)
 
     # the same through nodes: two taps between values that lie on the grid itself, the second without weight
-    q = [np.array([[band.value(w, xo) for w in (*grid, grid[-1])] for xo in x]) for band in bands]
+    q = [np.array([[sky.mean(band.value(w, xo)) for w in (*grid, grid[-1])] for xo in x]) for band in bands]
     weights = np.tile([1.0, 0.0], n_grid)
-    run("chi2_layers", (n_off * n_grid, n), **common, node=np.arange(n_grid, dtype=np.int32), weights=weights, taps=2,
-        q_signal=q[0].reshape(-1), q_image=q[1].reshape(-1), n_node=n_grid + 1, n_channel=n_channel, out=out)  # fmt: skip
+    run("chi2_nodes", (n_off * n_grid, n), **common, node=np.arange(n_grid, dtype=np.int32), weights=weights, taps=2,
+        q_signal=q[0].reshape(-1), q_image=q[1].reshape(-1), n_node=n_grid + 1, out=out)  # fmt: skip
     np.testing.assert_allclose(out.reshape(n_off, n_grid).T + base, wanted, rtol=1e-11)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from itertools import product
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import chunks, codecs, documents, metadata
+from calib_gpu.store import chunks, codecs, documents, guard
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -126,7 +127,7 @@ def chunk_files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.name not in ("zarr.json", ".zarray", ".zattrs"))
 
 
-# --- layouts that are decoded directly, and those that zarr-python reads ---------------------------------------------
+# --- layouts that are read, and those that are refused ---------------------------------------------------------------
 
 DOT, SLASH = {"separator": "."}, {"separator": "/"}
 WHOLE, LARGER, LONG = SHAPE, (32, 8, 2, 4, 4), (8, 1, 1, 1, 1)
@@ -178,18 +179,30 @@ DIRECT: dict[str, Json] = {
     "v2 without separator": {k: v for k, v in v2(None, "<u2").items() if k != "dimension_separator"},
 }  # fmt: skip
 
-ONLY_ZARR: dict[str, Json] = {
+REFUSED: dict[str, Json] = {
     "two compressors": v3([BYTES, GZIP, ZSTD]),
     "turned twice": v3([TURNED, TURNED, BYTES, ZSTD]),
     "v2 bz2": v2({"id": "bz2", "level": 1}),
     "v2 lz4": v2({"id": "lz4", "acceleration": 1}),
     "v2 filter": v2({"id": "zlib", "level": 1}, filters=[{"id": "delta", "dtype": "<i4"}]),
+    "shards in shards": v3(sharded(ODD, *sharded((1, 1, 1, 1, 1), BYTES)), chunk=(10, 6, 2, 4, 2)),
+    "transposed shards": v3([TURNED, *sharded(tuple(ODD[k] for k in (3, 0, 4, 2, 1)), BYTES)]),
+    "index of another order": v3(sharded(ODD, BYTES, index=(BIG,)), chunk=(10, 6, 2, 4, 2)),
+    "rectilinear grid": v3([BYTES])
+    | {"chunk_grid": {"name": "rectangular", "configuration": {"chunk_shape": [[1, 2]]}}},
+    "storage transformer": v3([BYTES]) | {"storage_transformers": [{"name": "x"}]},
+    "unknown codec": v3([BYTES, codec("no-such-codec")]),
+    "unknown type": v3([BYTES]) | {"data_type": {"name": "no-such-type", "configuration": {}}},
+    "complex": v3([BYTES], "complex64") | {"fill_value": [0.0, 0.0]},
+    "v2 unknown codec": v2({"id": "no-such-codec"}),
+    "v2 unknown type": v2(None, "no such"),
+    "v2 pickle": v2(None, "|O", filters=[{"id": "pickle"}], fill_value=None),
 }
-NOT_IN_TENSORSTORE = {"v2 lz4", "v2 filter", "0-d with v2 keys"}
+NOT_IN_TENSORSTORE = {"0-d with v2 keys"}
 WRITERS = {"zarr": with_zarr, "tensorstore": with_tensorstore}
 LAYOUTS = [
-    pytest.param(document, writer, name in DIRECT, id=f"{name}-{writer}")
-    for name, document in (DIRECT | ONLY_ZARR).items()
+    pytest.param(document, writer, id=f"{name}-{writer}")
+    for name, document in DIRECT.items()
     for writer in WRITERS
     if writer == "zarr" or name not in NOT_IN_TENSORSTORE
 ]
@@ -205,14 +218,23 @@ def turned_outputs(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[np.ndar
     return outputs
 
 
-@pytest.mark.parametrize(("document", "writer", "direct"), LAYOUTS)
-def test_every_layout_gives_what_was_written(tmp_path: Path, document: Json, writer: str, direct: bool) -> None:
+@pytest.mark.parametrize("document", REFUSED.values(), ids=REFUSED)
+def test_what_is_not_on_the_list_is_refused_unread(tmp_path: Path, document: Json) -> None:
+    path = create(tmp_path / "data_5d", document)
+    (path / "c").mkdir()
+    array = opened(path, absent_is_fill=True)
+    for read in (array.values, lambda: array.read((slice(0, 1),) * 5, np.empty((1,) * 5)), lambda: array.read_chunk):
+        with pytest.raises((Unreadable, BadType), match=r"source/data_5d: cannot be read: .*rule"):
+            read()
+
+
+@pytest.mark.parametrize(("document", "writer"), LAYOUTS)
+def test_every_layout_gives_what_was_written(tmp_path: Path, document: Json, writer: str) -> None:
     path = create(tmp_path / "data_5d", document)
     stored = document.get("data_type") or document["dtype"]
     values = numbers(tuple(document["shape"]), stored)
     WRITERS[writer](path, values)
     array = opened(path)
-    assert (array.meta.layout is not None) is direct
     assert array.shape == values.shape
     assert array.dtype == np.dtype(stored).newbyteorder("=")
     whole = array.values()
@@ -237,9 +259,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ChunkedA
         "chunk is larger",
         "v2 order F",
         "big endian plain",
-        "two compressors",
     ):
-        document = (DIRECT | ONLY_ZARR)[name]
+        document = DIRECT[name]
         path = create(folder / name, document)
         values = numbers(SHAPE, document.get("data_type") or document["dtype"])
         with_zarr(path, values)
@@ -312,24 +333,29 @@ def test_threads_share_an_array(stores: dict[str, tuple[ChunkedArray, np.ndarray
 
 VLEN = codec("vlen-utf8")
 WORDS = np.array([["OTF-ON", "", "Ωmega"], ["HFAV_PX00", "x" * 300, "OFF"]], dtype=object)
-STRINGS: dict[str, tuple[Json, bool]] = {
-    "zstd": (v3([VLEN, ZSTD], "string", (2, 3), (2, 3)), True),
-    "plain": (v3([VLEN], "string", (2, 3), (2, 3)), True),
-    "crc32c": (v3([VLEN, ZSTD_CHECKED, CRC], "string", (1, 2), (2, 3)), True),
-    "plain, crc32c": (v3([VLEN, CRC], "string", (2, 3), (2, 3)), True),
-    "shard": (v3(sharded((1, 3), VLEN, ZSTD), "string", (2, 3), (2, 3)), True),
-    "v2 vlen-utf8": (v2({"id": "zstd", "level": 1}, "|O", (2, 2), (2, 3), fill_value="", filters=[{"id": "vlen-utf8"}]), False),
-    "v2 unicode": (v2({"id": "zlib", "level": 1}, "<U300", (2, 2), (2, 3), fill_value=""), False),
-    "v2 big-endian unicode": (v2(None, ">U300", (2, 3), (2, 3), fill_value=""), False),
+STRINGS: dict[str, Json] = {
+    "zstd": v3([VLEN, ZSTD], "string", (2, 3), (2, 3)),
+    "plain": v3([VLEN], "string", (2, 3), (2, 3)),
+    "crc32c": v3([VLEN, ZSTD_CHECKED, CRC], "string", (1, 2), (2, 3)),
+    "plain, crc32c": v3([VLEN, CRC], "string", (2, 3), (2, 3)),
+    "shard": v3(sharded((1, 3), VLEN, ZSTD), "string", (2, 3), (2, 3)),
+    "v2 vlen-utf8": v2({"id": "zstd", "level": 1}, "|O", (2, 2), (2, 3), fill_value="", filters=[{"id": "vlen-utf8"}]),
+    "v2 unicode": v2({"id": "zlib", "level": 1}, "<U300", (2, 2), (2, 3), fill_value=""),
+    "v2 big-endian unicode": v2(None, ">U300", (2, 3), (2, 3), fill_value=""),
+    "gzip": v3([VLEN, GZIP], "string", (2, 2), (2, 3)),
+    "v2 vlen-utf8 in blosc": v2(
+        {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}, "|O", (2, 2), (2, 3), fill_value="",
+        filters=[{"id": "vlen-utf8"}],
+    ),
+    "v2 vlen-utf8 in zlib": v2({"id": "zlib", "level": 1}, "|O", (2, 2), (2, 3), fill_value="", filters=[{"id": "vlen-utf8"}]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "direct"), STRINGS.values(), ids=STRINGS)
-def test_strings(tmp_path: Path, document: Json, direct: bool) -> None:
+@pytest.mark.parametrize("document", STRINGS.values(), ids=STRINGS)
+def test_strings(tmp_path: Path, document: Json) -> None:
     path = create(tmp_path / "sobsmode", document)
     with_zarr(path, WORDS if document.get("dtype", "|O") == "|O" else WORDS.astype(document["dtype"]))
     array = opened(path)
-    assert (array.meta.layout is not None) is direct
     assert array.meta.is_string
     assert array.values().tolist() == WORDS.tolist()
     out = np.empty((1, 2), dtype=object)
@@ -382,22 +408,24 @@ def test_damaged_strings(tmp_path: Path, raw: bytes, compressed: bool) -> None:
         opened(path, absent_is_fill=True).values()
 
 
-def test_strings_in_gzip_are_refused_by_name(tmp_path: Path) -> None:
-    path = create(tmp_path / "sobsmode", v3([VLEN, GZIP], "string", (2, 3), (2, 3)))
-    with_zarr(path, WORDS)
-    with pytest.raises(Unreadable, match=r"source/data_5d.*gzip.*zstd or none"):
-        opened(path).values()
+@pytest.mark.parametrize("dtype", ["<U300", "S6"])
+def test_strings_of_fixed_length_in_v3(tmp_path: Path, dtype: str) -> None:
+    words = np.array(["ON", "OFF", "OTF-ON"]).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr-python says that the type has no specification yet
+        zarr.create_array(str(tmp_path / "sobsmode"), data=words, chunks=(2,))
+    assert opened(tmp_path / "sobsmode").values().tolist() == words.tolist()
 
 
 # --- damaged chunks --------------------------------------------------------------------------------------------------
 
 SHARD = (10, 6, 2, 4, 2)
 TO_DAMAGE: dict[str, Json] = {
-    name: (DIRECT | ONLY_ZARR)[name]
+    name: DIRECT[name]
     for name in (
         "plain", "zstd", "zstd with checksum", "crc32c", "zstd, crc32c", "gzip", "blosc lz4 shuffle", "blosc zstd bitshuffle",
         "transpose", "shard", "shard, index first", "shard, index without checksum", "shard is the array",
-        "v2 plain", "v2 zlib", "v2 gzip", "v2 zstd", "v2 blosc", "v2 order F", "two compressors", "v2 bz2",
+        "v2 plain", "v2 zlib", "v2 gzip", "v2 zstd", "v2 blosc", "v2 order F",
     )
 }  # fmt: skip
 CHECKED = ("zstd with checksum", "crc32c", "zstd, crc32c", "gzip", "shard, index first", "v2 zlib", "v2 gzip")
@@ -435,9 +463,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a folder": folder,
     "a FIFO": fifo,
 }
-# Nothing that is read lies behind the last chunk of a shard whose index comes first; and the bz2 decoder that zarr-python
-# uses stops at the end of its stream.
-UNSEEN = {("shard, index first", "junk behind"), ("v2 bz2", "junk behind")}
+# Nothing that is read lies behind the last chunk of a shard whose index comes first.
+UNSEEN = {("shard, index first", "junk behind")}
 
 
 @pytest.fixture(scope="module")
@@ -546,16 +573,6 @@ def test_an_inner_chunk_that_is_absent(tmp_path: Path) -> None:
     assert opened(path, absent_is_fill=True).values().tolist() == [0, 1, 2, 3, 4, 0, 0, 0, 0, 0]
 
 
-def test_missing_chunks_are_seen_through_zarr_python_too(tmp_path: Path) -> None:
-    """Nested shards go through zarr-python, which cannot tell a missing inner chunk: refused."""
-    chain = sharded((5,), *sharded((1,), BYTES))
-    path = create(tmp_path / "data_5d", v3(chain, chunk=(10,), shape=(10,)))
-    with_zarr(path, np.arange(1, 11, dtype=np.int32))
-    with pytest.raises(Unreadable, match=r"source/data_5d.*missing chunks cannot be seen"):
-        opened(path).values()
-    assert opened(path, absent_is_fill=True).values().tolist() == list(range(1, 11))
-
-
 def test_an_absent_chunk_is_the_fill_value_where_that_is_allowed(tmp_path: Path) -> None:
     for name, document, fill in (
         ("a", v3([BYTES], "float64", (4,), (4,)) | {"fill_value": "NaN"}, np.nan),
@@ -611,7 +628,7 @@ def test_frames_without_a_declared_size_are_read(tmp_path: Path) -> None:
     path = create(tmp_path / "data_5d", v3([BYTES, ZSTD], chunk=(BLOCK,), shape=(BLOCK,)))
     (path / "c").mkdir()
     (path / "c/0").write_bytes(rle_frame(4, None))
-    assert codecs.zstd_content_size(rle_frame(4, None)) is None
+    assert guard.zstd_content_size(rle_frame(4, None)) is None
     assert not opened(path).values().any()
     for blocks in (3, 5):
         (path / "c/0").write_bytes(rle_frame(blocks, None))
@@ -642,7 +659,7 @@ def bombs() -> dict[str, tuple[Json, bytes]]:
         "blosc": (v3([BYTES, blosc("lz4", "shuffle")], chunk=(8,), shape=(8,)), blosc_chunk),
         "inner chunk": (v3(sharded((8,), BYTES, ZSTD), chunk=(8,), shape=(8,)), shard),
         "chunk shape": (v3([BYTES, ZSTD], chunk=(1 << 45,), shape=(8,)), rle_frame(8192, n)),
-        "index": (v3(sharded((1,), BYTES, ZSTD), chunk=(1 << 40,), shape=(8,)), b"abcd" * 100),
+        "index too large": (v3(sharded((1,), BYTES, ZSTD), chunk=(1 << 40,), shape=(8,)), b"abcd" * 100),
     }  # fmt: skip
 
 
@@ -659,8 +676,8 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         ChunkedArray(folder, "source/mjd", absent_is_fill=True).values()
         print("READ", folder.name)
     except Unreadable as error:
-        assert "source/mjd" in str(error), error
-        assert "c/0" in str(error) or "value: 0" in str(error), error
+        assert "source/mjd" in str(error) or "zarr.json" in str(error), error
+        assert any(word in str(error) for word in ("c/0", "value: 0", "max_chunk_bytes")), error
     print(peak() - before, folder.name)
 """
 
@@ -708,8 +725,8 @@ def test_blosc_headers_that_lie(tmp_path: Path, where: int, what: bytes) -> None
 
 @pytest.mark.parametrize("document", [
     v3([BYTES]), v3([BYTES, CRC]), v3([BYTES, ZSTD]), v3([BYTES, GZIP]), v3([BYTES, blosc("lz4", "shuffle")]),
-    v3([BYTES, GZIP, ZSTD]), v2({"id": "zlib", "level": 1}),
-], ids=["plain", "crc32c", "zstd", "gzip", "blosc", "two compressors", "v2 zlib"])  # fmt: skip
+    v2({"id": "zlib", "level": 1}),
+], ids=["plain", "crc32c", "zstd", "gzip", "blosc", "v2 zlib"])  # fmt: skip
 @pytest.mark.parametrize("found", [20, 80])
 def test_a_sound_chunk_of_another_size(tmp_path: Path, document: Json, found: int) -> None:
     paths = []
@@ -794,6 +811,17 @@ BAD_V3: dict[str, bytes] = {
     "dimension names of numbers": changed(dimension_names=[1, 2, 3, 4, 5]),
     "separator out of the store": changed(chunk_key_encoding={"name": "default", "configuration": {"separator": "/../"}}),
     "attributes a list": changed(attributes=[1]),
+    "transpose of one axis twice": changed(codecs=[codec("transpose", order=[0, 0, 1, 2, 3]), BYTES]),
+    "chunk of 257 MiB": changed(**grid(257 << 20, 1, 1, 1, 1), data_type="int8"),
+    "zarr_format 4": changed(zarr_format=4),
+    "fill value not whole": changed(fill_value=1.5),
+    "NaN": changed(attributes={"seeing": float("nan")}),
+    "1e999": changed().replace(b'"attributes": {}', b'"attributes": {"a": [1e999]}'),
+    "a key twice": changed().replace(b'"attributes": {}', b'"attributes": {"a": 1, "a": 2}'),
+    "half a surrogate pair": changed(attributes={"a": "\ud800"}),
+    "half a surrogate pair in a key": changed(attributes={"\udfff": 1}),
+    "40 deep": changed().replace(b'"attributes": {}', b'"attributes": {"a": ' + b"[" * 40 + b"]" * 40 + b"}"),
+    "2 MiB of attributes": changed(attributes={f"a{k}": "x" * 100 for k in range(20_000)}),
 }  # fmt: skip
 BAD_V2: dict[str, bytes] = {
     "not JSON": b"\x00\x01",
@@ -823,7 +851,7 @@ def test_bad_metadata_names_its_file(tmp_path: Path, file: str, raw: bytes) -> N
 
 
 def test_metadata_documents_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "MAX_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(guard, "MAX_DOCUMENT_BYTES", 100)
     (tmp_path / "zarr.json").write_bytes(b"{" + b" " * 98 + b"}")
     assert read_json(tmp_path / "zarr.json") == {}
     (tmp_path / "zarr.json").write_bytes(b"{" + b" " * 99 + b"}")
@@ -840,17 +868,6 @@ def test_group_attributes_that_are_none(tmp_path: Path) -> None:
 def test_no_metadata(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"\.zarray.*cannot be read"):
         opened(tmp_path)
-
-
-@pytest.mark.parametrize("document", [
-    v3([BYTES, codec("no-such-codec")]), v3([codec("transpose", order=[0, 0, 1, 2, 3]), BYTES]),
-    v3([BYTES]) | {"data_type": {"name": "no-such-type", "configuration": {}}},
-    v2({"id": "no-such-codec"}), v2(None, "no such"), v2(None, "|O", filters=[{"id": "pickle"}], fill_value=None),
-], ids=["codec", "transpose", "type", "v2 codec", "v2 type", "pickle"])  # fmt: skip
-def test_what_nobody_can_read(tmp_path: Path, document: Json) -> None:
-    path = create(tmp_path / "data_5d", document)
-    with pytest.raises(Unreadable, match="source/data_5d: zarr-python cannot open it"):
-        opened(path, absent_is_fill=True).values()
 
 
 def test_empty_arrays(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_unusable_input_is_65_and_output_73(night: Path) -> None:
     for path in ("nowhere.zarr", "empty"):
         done = cli(night, "run", path, "x.zarr")
         assert (done.returncode, path in done.stderr) == (65, True)
-    assert cli(night, "check", "night.zarr").returncode == 65
+    assert cli(night, "check", "empty").returncode == 65
     done = cli(night, "run", "night.zarr", "file/x.zarr")
     assert (done.returncode, "file/x.zarr" in done.stderr) == (73, True)
     assert cli(night, "simulate", "night.zarr", "--preset", "tiny").returncode == 73

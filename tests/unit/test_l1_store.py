@@ -27,7 +27,8 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import codecs, disk, publish, shards, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l1 import LaneWriter, ScanWriter
-from calib_gpu.store.publish import Publisher, check_store, differing_files, published_scans
+from calib_gpu.store.l1_store import check_store, differing_files, published_scans
+from calib_gpu.store.publish import Publisher
 from small_scan import SmallScan, small_scan
 
 SCAN = "scan_025650"
@@ -397,8 +398,12 @@ def test_check_names_what_is_missing_and_what_is_too_much(plain: Path, tmp_path:
 
 
 def test_check_of_something_else(tmp_path: Path, l0: Path) -> None:
-    for path in (l0, tmp_path, tmp_path / "nothing"):
-        with pytest.raises(StoreUnusable, match="not an L1 store"):
+    for path, word in (
+        (l0, "not an L1 store: these are raw counts"),
+        (tmp_path, "not an L1 store"),
+        (tmp_path / "nothing", "not an L1 store"),
+    ):
+        with pytest.raises(StoreUnusable, match=word):
             check_store(path)
 
 
@@ -520,6 +525,59 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     assert check_store(tmp_path / "l1.zarr") == (0, [])
 
 
+@pytest.mark.parametrize("moment", ["while it is written", "when it is written"])
+def test_a_staging_folder_that_another_node_removes_fails_its_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """On a file system whose locks do not hold across nodes a run that starts elsewhere takes it for a left-over."""
+    from calib_gpu.pipeline import calibrate
+    from calib_gpu.scan_report import Progress
+    from calib_gpu.scan_run import ScanRunner
+
+    real, met = ScanRunner.calibrate, list[str]()
+
+    def elsewhere() -> None:
+        met.append(moment)
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, "_lock", lambda folder: os.open(folder, os.O_RDONLY))
+            publisher(tmp_path / "l1.zarr").close()
+
+    class Tiles(Progress):
+        def advance(self, samples: int) -> None:
+            if moment == "while it is written" and not met:
+                elsewhere()
+
+    def calibrated(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
+        if moment == "when it is written":
+            elsewhere()
+
+    monkeypatch.setattr(ScanRunner, "calibrate", calibrated)
+    l0 = small_scan(shape=(64, 3, 2, 2)).store(tmp_path / "l0.zarr")
+    report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1), progress=Tiles())
+    assert met == [moment]
+    assert [(s.status, s.error) for s in report.scans] == [("failed", "OutputError")]
+    assert published_scans(tmp_path / "l1.zarr") == []
+
+
+def test_a_run_that_starts_while_another_makes_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of an array start together; whatever one has written of the store, the next takes it for one, or for none."""
+    real, before = disk.write_file, list[bool]()
+
+    def meanwhile(path: Path | str, data: bytes) -> tuple[int, int]:
+        if Path(path).name.startswith(".zarr.json") and not before:
+            before.append(True)
+            done = real(path, data)
+            publisher(tmp_path / "l1.zarr").close()
+            return done
+        return real(path, data)
+
+    monkeypatch.setattr(disk, "write_file", meanwhile)
+    publisher(tmp_path / "l1.zarr").close()
+    assert len(before) == 1
+    assert check_store(tmp_path / "l1.zarr") == (0, [])
+
+
 def test_nothing_is_written_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     l0 = full_scan().store(tmp_path / "in" / "l0.zarr", "int32")
@@ -529,7 +587,7 @@ def test_nothing_is_written_elsewhere(tmp_path: Path) -> None:
     assert {name: raw for name, raw in tree(tmp_path).items() if not name.startswith("out/")} == before
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["l1.zarr", "l1.zarr.run"]
     assert sorted(p.name for p in (tmp_path / "out/l1.zarr").iterdir()) == [SCAN, "zarr.json"]
-    assert sorted(p.name for p in (tmp_path / "out/l1.zarr.run").iterdir()) == ["report.jsonl", "staging"]
+    assert sorted(p.name for p in (tmp_path / "out/l1.zarr.run").iterdir()) == ["failures", "report.jsonl", "staging"]
     assert list((tmp_path / "out/l1.zarr.run/staging").iterdir()) == []
 
 

@@ -12,11 +12,15 @@ import calib_gpu
 ROOT = Path(calib_gpu.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 # a layer may import from those to its left
-LAYERS = ["errors", "_version",
-          "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "backend", "atm", "modes",
-          "workers", "tile_plan", "stream", "stages", "qa", "load_index", "scan_run", "pipeline", "simulate", "ingest", "view",
-          "export", "inspection", "explain", "doctor", "testing", "selftest", "demo",
-          "bench", "cli", "__main__"]  # fmt: skip
+LAYERS = ["errors", "_version", "stopping",
+          "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
+          "modes", "workers", "tile_plan", "packed", "stream", "stages", "qa", "load_index", "selection", "scan_run", "scan_loop",
+          "pipeline", "watch", "slurm", "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor",
+          "testing", "selftest", "demo", "bench", "cli", "__main__"]  # fmt: skip
+GPU_PACKAGES = {
+    "cupy": {"cupy_.py", "cupy_source.py"}, "cupyx": {"cupy_.py"}, "kvikio": {"kvikio_.py"}, "nvidia": {"nvcomp_.py"},
+}  # fmt: skip
+"""Packages that need a GPU, or a part of CUDA, and the files that may import them."""
 TOGETHER = {("backend", "records"), ("stages", "qa"), ("qa", "stages")}
 
 
@@ -42,11 +46,13 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 def test_dependencies_point_one_way(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0].removesuffix(".py")
     for module, at_run_time in imports(path):
-        assert module.split(".")[0] not in ("cupy", "cupyx", "kvikio") or path.name in ("cupy_.py", "cupy_source.py")
+        package = module.split(".")[0]
+        assert path.name in GPU_PACKAGES.get(package, {path.name}), f"{path.name} imports {package}"
         parts = module.split(".")
         if parts[0] != "calib_gpu" or len(parts) < 2 or not at_run_time or own == "__init__":
             continue
         other = parts[1]
+        assert other != "testing" or own in ("testing", "selftest"), "the engine imports nothing that is for tests"
         if other != own and (own, other) not in TOGETHER:
             assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
 

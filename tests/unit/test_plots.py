@@ -72,6 +72,23 @@ def test_velocity_where_a_rest_frequency_is_known(l1: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("kind", [".png", ".pdf", ".svg"])
+def test_only_our_own_picture_is_replaced(l1: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"x{kind}"
+    first = plot_scan(l1, Request(25650, "trec", []), out).read_bytes()
+    assert plot_scan(l1, Request(25650, "map", []), out).read_bytes() != first
+    out.write_bytes(b"a picture of the family")
+    with pytest.raises(OutputError, match=r"not a picture of calib-gpu.*--overwrite"):
+        plot_scan(l1, Request(25650, "trec", []), out)
+    assert out.read_bytes() == b"a picture of the family"
+    assert plot_scan(l1, Request(25650, "trec", [], overwrite=True), out).read_bytes() == first
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    out.unlink()
+    out.mkdir()
+    with pytest.raises(OutputError, match="directory"):
+        plot_scan(l1, Request(25650, "trec", [], overwrite=True), out)
+
+
+@pytest.mark.parametrize("kind", [".png", ".pdf", ".svg"])
 def test_the_same_l1_gives_the_same_bytes(l1: Path, tmp_path: Path, kind: str) -> None:
     first, second = (plot_scan(l1, Request(25650, "map", []), tmp_path / f"{n}{kind}").read_bytes() for n in "ab")
     assert first == second
@@ -99,10 +116,10 @@ def test_wrong_places_are_refused(l1: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.png \| \.pdf \| \.svg"):
         plot_scan(l1, Request(25650, "map", []), l1 / "zarr.json")
     with pytest.raises(OutputError):
-        plot_scan(l1, Request(25650, "map", []), tmp_path / "nowhere" / "x.png")
+        plot_scan(l1, Request(25650, "map", []), l1 / "zarr.json" / "x.png")
     with pytest.raises(StoreUnusable, match="no such scan"):
         plot_scan(l1, Request(1, "map", []), tmp_path / "x.png")
-    with pytest.raises(StoreUnusable, match="not an L1 store"):
+    with pytest.raises(StoreUnusable, match="a scan, not a store"):
         plot_scan(l1 / "scan_025650", Request(1, "map", []), tmp_path / "x.png")
 
 

@@ -31,7 +31,9 @@ GOOD_QA: dict[str, Any] = {
     "nan_fraction": [[0.0, 0.01]], "hot_stability": [[1.0, 1.0]], "gain_drift": [[0.001, 0.002]], "off_drift": [[0.001, 0.001]],
     "load_age_s": 100.0, "ref_gap_max_s": 30.0, "pwv_status": "ok", "pwv_rms_k": 0.3, "pwv_off_scatter_fraction": 0.01,
     "t_median_s": 0.6, "baseline_ripple_k": [[0.1, 0.1]], "tsys_median": [[1000.0, 900.0]], "negative_line": [[False, False]],
+    "trec_median": [[100.0, 110.0]],
 }  # fmt: skip
+LIMITS = {"settings": json.dumps({"trec_max": 200.0, "tsys_max": 1200.0})}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_a_small_budget_gives_a_small_record(night: Path) -> None:
 
 
 def test_a_good_scan_has_all_its_points() -> None:
-    score = score_scan({"qa": GOOD_QA}, PIXELS)
+    score = score_scan({"qa": GOOD_QA} | LIMITS, PIXELS)
     assert (score.value, score.reason) == (1.0, "")
     assert [r.score for r in score.results] == [1.0] * len(CHECKS)
 
@@ -157,13 +159,40 @@ def test_a_good_scan_has_all_its_points() -> None:
         ("pwv_status", "at_lower_bound", 0.5),
         ("baseline_ripple_k", [[3.0, 2.7]], 0.66),
         ("negative_line", [[True, False]], 0.33 + (0.5 - 0.3) / 0.7 * (0.0 - 0.33)),
+        ("trec_median", [[150.0, 300.0]], (1.0 + 0.66) / 2),
+        ("trec_median", [[200.0, 200.0]], 0.9),
     ],
 )
 def test_scores_by_hand(metric: str, value: Any, expected: float | None) -> None:
-    score = score_scan({"qa": GOOD_QA | {metric: value}}, PIXELS)
+    score = score_scan({"qa": GOOD_QA | {metric: value}} | LIMITS, PIXELS)
     assert score.value == (None if expected is None else pytest.approx(expected))
     if expected is not None:
-        assert next(c.label for c in CHECKS if metric in RATIOS.get(c.metric, (c.metric,))) in score.reason
+        assert any(c.label in score.reason for c in CHECKS if metric in RATIOS.get(c.metric, (c.metric,)))
+
+
+def test_limits_of_the_telescope_are_scored(night: Path) -> None:
+    """T_rec is 150 K in this night: 1.5 times a limit of 100 K; without a limit there is no score of it."""
+    of = {check.metric: check for check in CHECKS}
+    attrs = open_products(night, ScanId(25650)).attrs
+    for metric in ("trec_over_limit", "tsys_over_limit"):
+        found = next(r for r in score_scan(attrs, PIXELS).results if r.check is of[metric])
+        assert (found.score, found.text) == (None, of[metric].absent)
+    limited = attrs | {"settings": json.dumps(json.loads(attrs["settings"]) | {"trec_max": 100.0})}
+    score = score_scan(limited, PIXELS)
+    ratios = np.asarray(attrs["qa"]["trec_median"]) / 100.0
+    assert ((ratios > 1.5) & (ratios < 2.0)).all()
+    assert score.value == pytest.approx(float(np.mean(0.66 - (0.66 - 0.33) * (ratios - 1.5) / 0.5)))
+    assert score.reason.startswith("T_rec / trec_max: median 1.5")
+    assert "all pixels" in score.reason
+    for broken in ("x", "[1]", None, json.dumps({"trec_max": "x"})):
+        assert score_scan(attrs | {"settings": broken}, PIXELS).value == score_scan(attrs, PIXELS).value
+
+
+def test_a_run_with_a_limit_warns_and_scores_alike(tmp_path: Path) -> None:
+    simulate(tmp_path / "night.zarr", realistic("tiny", n_scans=1, night=False), workers=1)
+    attrs = open_products(calibrated(tmp_path / "night.zarr", trec_max=100.0), ScanId(25650)).attrs
+    assert "trec_median" in attrs["qa"]["warnings"]
+    assert score_scan(attrs, PIXELS).reason.startswith("T_rec / trec_max")
 
 
 def test_a_score_that_cannot_be_computed_says_so() -> None:
@@ -192,7 +221,7 @@ def test_noise_below_the_radiometer_equation_is_no_merit() -> None:
 
 
 def test_without_atmosphere_nothing_is_said_of_it() -> None:
-    score = score_scan({"qa": GOOD_QA | {"pwv_status": "none"}, "transmission_corrected": False}, PIXELS)
+    score = score_scan({"qa": GOOD_QA | {"pwv_status": "none"}, "transmission_corrected": False} | LIMITS, PIXELS)
     none = {r.check.metric: r.text for r in score.results if r.score is None}
     assert none == {"pwv_status": "no atmosphere was used", "t_median_s": "no atmosphere was used"}
 
@@ -278,7 +307,9 @@ def test_nothing_but_a_report_is_replaced(night: Path, tmp_path: Path) -> None:
         write_report(night, mine)
     assert mine.read_text() == "<html>mine</html>"
     with pytest.raises(OutputError):
-        write_report(night, tmp_path)
+        write_report(night, tmp_path, overwrite=True)
+    made = write_report(night, mine, overwrite=True)
+    assert write_report(night, mine).bytes == made.bytes  # a report replaces a report
 
 
 def test_text_of_the_data_cannot_act(copy: Path, tmp_path: Path) -> None:

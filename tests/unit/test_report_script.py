@@ -68,8 +68,16 @@ def test_ticks_are_round_and_inside(v8: Any, lo: float, hi: float, n: int) -> No
     assert len(set(labels)) == len(ticks)
 
 
+@pytest.mark.parametrize(("lo", "hi"), [(1100.0, 1990.0), (0.1, 3.9), (-0.4, 0.4), (137.0, 171.0), (5.0, -4.0)])
+def test_a_scale_has_two_labels(v8: Any, lo: float, hi: float) -> None:
+    """Small panels once had the label 1500 alone."""
+    ticks = v8(f"scaleTicks({lo}, {hi}, 3.5)")
+    assert 2 <= len(ticks) <= 9
+    assert min(lo, hi) - 1e-6 <= min(ticks) < max(ticks) <= max(lo, hi) + 1e-6
+
+
 def test_ticks_of_nothing(v8: Any) -> None:
-    assert v8("ticks(1, 1, 5)") == []
+    assert v8("ticks(1, 1, 5)") == v8("scaleTicks(1, 1, 5)") == []
     assert v8("ticks(NaN, 1, 5)") == []
     assert v8("extent([NaN, NaN])") == [0, 1]
 

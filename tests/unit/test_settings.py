@@ -34,13 +34,13 @@ def test_bad_settings_name_themselves(bad: dict[str, object]) -> None:
     ("text", "size"), [("512M", 512 << 20), ("2GiB", 2 << 30), ("1000000", 1_000_000), ("1.5k", 1536)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_size("memory", text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "12X", "-", "nan"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(ConfigError, match="memory"):
-        parse_size(text)
+        parse_size("memory", text)
 
 
 @pytest.mark.parametrize(("name", "text", "value"), [

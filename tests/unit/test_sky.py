@@ -127,6 +127,26 @@ def test_the_interpolated_grid_leads_to_the_same_minimum(truth: float, noise: fl
     np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-3 * np.median(exact))
 
 
+@KINDS
+@pytest.mark.parametrize(
+    "x", [np.linspace(1.2, 1.5, 7), np.linspace(1.0, 3.0, 9), np.array([1.3, 1.3, 1.3, 1.3]), np.array([1.4])]
+)
+@pytest.mark.parametrize("n_bins", [None, 7])
+def test_many_offs_lead_to_the_same_minimum(kind: str, x: np.ndarray, n_bins: int | None) -> None:
+    """Interpolated in airmass and water vapour, or exact: OFF by OFF within a grid step of the least exact chi2."""
+    grid, bands = LIMITS.grid, (band(kind, 1), band(kind, 2))
+    sky = Sky(bands, (), None if n_bins is None else bin_starts(N, n_bins))
+    model = SkyModel(*(sky.mean(v) for v in (np.full(N, -30.0), 0.5 * bands[0].factor, 0.5 * bands[1].factor)))
+    for truth in (0.03, 0.4, 2.5):
+        q_s, q_i = (np.array([sky.mean(b.value(truth, float(at))) for at in x]) for b in bands)
+        observed = model.k0 - model.a_signal * q_s - model.a_image * q_i
+        sums = SkySums.of_pixel(observed, model, np.ones(observed.shape, bool))
+        exact = np.array([[chi2_at(sums.off(o), sky, x[o : o + 1], w).value for o in range(x.size)] for w in grid])
+        found = chi2_grid(sums, sky, x, grid)
+        assert np.abs(np.argmin(found, axis=0) - np.argmin(exact, axis=0)).max() <= 1
+        np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-3 * np.median(exact))
+
+
 def test_a_short_grid_is_not_interpolated() -> None:
     nodes = Nodes.of(np.array([0.3, 0.4]))
     assert (nodes.pwv.tolist(), nodes.first.tolist(), nodes.weights.tolist()) == ([0.3, 0.4], [0, 1], [[1.0], [1.0]])

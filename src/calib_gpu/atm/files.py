@@ -15,10 +15,9 @@ from calib_gpu.errors import ConfigError, Unreadable
 from calib_gpu.store import disk
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.codecs import Compressor
+from calib_gpu.store.kinds import TABLE_FORMAT, described, kind_of
 from calib_gpu.store.metadata import group_attrs, node_kind
 from calib_gpu.store.small import write_array, write_group
-
-FORMAT: Final = "opacity-table"
 
 ABOUT: Final = {
     "frequency_hz": (("frequency",), "Hz", "topocentric frequency"),
@@ -42,9 +41,9 @@ def read_table(path: str | os.PathLike[str]) -> OpacityTable:
     """
     folder = Path(path)
     try:
-        if node_kind(folder) != "group":
+        if node_kind(folder) != "group" or kind_of(folder) not in ("", "table"):
             raise ConfigError(
-                "not an opacity table",
+                f"not an opacity table{described(folder)}",
                 array=str(path),
                 rule="a Zarr group with frequency_hz, pressure_pa, b, c",
                 fix="give its path, or --atmosphere auto or none; text tables: calib-gpu atm convert",
@@ -92,7 +91,7 @@ def write_table(path: Path, table: OpacityTable) -> None:
             arrays |= {"pwv_mm": table.pwv, "airmass": table.airmass}
     staged = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        _write_group(staged, arrays, {"format": FORMAT, **table.attrs, "synthetic": table.synthetic})
+        _write_group(staged, arrays, {"format": TABLE_FORMAT, **table.attrs, "synthetic": table.synthetic})
         disk.make_durable(staged)
         if not disk.rename(staged, path):
             raise disk.not_empty(path)

@@ -1,15 +1,10 @@
-"""Making an opacity table: what to compute, in pieces over all cores, resumed where it was interrupted."""
+"""Making an opacity table: what to compute, and the table from what am gave; an interrupted call is resumed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +15,7 @@ from numpy.typing import NDArray
 from calib_gpu.atm import radiative
 from calib_gpu.atm.files import write_table
 from calib_gpu.atm.sites import Site, read_site
+from calib_gpu.atm.spectra import Computation
 from calib_gpu.atm.table import OpacityTable
 from calib_gpu.errors import ConfigError
 from calib_gpu.physics.radiation import physical_temperature, rayleigh_jeans_temperature
@@ -31,7 +27,6 @@ Floats = NDArray[np.float64]
 AIRMASS: Final = (1.0, 1.5, 3.0)
 """Airmasses of t_eff: a quadratic through them holds from the zenith to 15 deg (docs/atmosphere.md)."""
 
-PIECE: Final = 500
 MAX_POINTS: Final = 1_000_000
 
 
@@ -53,6 +48,8 @@ class TableSpec:
         Temperature at the telescope; None: that of the profile.
     date
         Date of creation for the attributes, given so that the same input gives the same bytes; empty: none.
+    refine
+        Whether frequencies are added where lines are narrower than the step (:mod:`calib_gpu.atm.refine`).
     """
 
     site: str
@@ -62,6 +59,7 @@ class TableSpec:
     pwv_mm: tuple[float, float] | None = None
     temperature_k: float | None = None
     date: str = ""
+    refine: bool = True
 
     def complete(self, site: Site) -> TableSpec:
         """With the values of the site where none are given; :class:`ConfigError` if one is impossible."""
@@ -121,8 +119,9 @@ def make_table(
     generator = radiative.generator()
     profiles = _profiles(spec, site)
     _claim(parts, _digest(spec, profiles, generator))
-    _compute(spec, profiles, parts, workers, progress or (lambda done, total: None))
-    table = _assemble(spec, site, parts, path.name, generator)
+    spectra = Computation(profiles, spec.numbers, spec.step_hz, AIRMASS, parts, workers, progress)
+    frequency, values = spectra.refined() if spec.refine else spectra.coarse()
+    table = _assemble(spec, site, frequency, values, path.name, generator)
     write_table(path, table)
     disk.remove_tree(parts)
     return table
@@ -157,74 +156,10 @@ def _claim(parts: Path, digest: str) -> None:
     disk.replace_file(mark, dump_json({"digest": digest}))
 
 
-def _pieces(spec: TableSpec) -> list[tuple[int, int]]:
-    """First and last frequency of each piece, in steps; one piece holds all layers, PWVs and airmasses."""
-    first, last = spec.numbers
-    return [(start, min(start + PIECE - 1, last)) for start in range(first, last + 1, PIECE)]
-
-
-def _file(parts: Path, piece: tuple[int, int]) -> Path:
-    return parts / f"{piece[0]}-{piece[1]}.npy"
-
-
-def _compute(
-    spec: TableSpec, profiles: list[list[Floats]], parts: Path, workers: int, progress: Callable[[int, int], None]
-) -> None:
-    """Compute the pieces that are missing."""
-    missing = [piece for piece in _pieces(spec) if not _file(parts, piece).is_file()]
-    done = spec.size - sum(last - first + 1 for first, last in missing)
-    progress(done, spec.size)
-    if not missing:
-        return
-    n = min(workers or len(os.sched_getaffinity(0)), len(missing))
-    context = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory(prefix="calib-gpu-am-") as scratch,
-        ProcessPoolExecutor(n, context, _begin_worker, (scratch,)) as pool,
-    ):
-        try:
-            running = {
-                pool.submit(_compute_piece, profiles, piece, spec.step_hz, _file(parts, piece)): piece
-                for piece in missing
-            }
-            for future in as_completed(running):
-                future.result()
-                first, last = running[future]
-                done += last - first + 1
-                progress(done, spec.size)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # what runs is kept
-            raise
-
-
-def _begin_worker(scratch: str) -> None:
-    """Am writes its warnings of unresolved lines to standard error, thousands of them; it gets a folder to itself."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the parent ends the pieces; a worker that dies would leave it waiting
-    handle = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(handle, 2)
-    os.close(handle)
-    radiative.keep_coefficients(tempfile.mkdtemp(dir=scratch))
-
-
-def _compute_piece(profiles: list[list[Floats]], piece: tuple[int, int], step_hz: float, path: Path) -> None:
-    """Save ``[L, W, 1 + A, F]``: zenith opacity, and the sky temperature at each airmass."""
-    values = []
-    for layer in profiles:
-        spectra = [radiative.compute(rows, *piece, step_hz, np.array(AIRMASS)) for rows in layer]
-        values.append([np.vstack([s.tau, s.sky]) for s in spectra])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.save(file, np.array(values))
-    temporary.replace(path)
-
-
-def _assemble(spec: TableSpec, site: Site, parts: Path, name: str, generator: str) -> OpacityTable:
-    """b, c and t_eff from the pieces."""
-    first, last = spec.numbers
-    frequency: Floats = np.arange(first, last + 1, dtype=np.float64) * spec.step_hz
-    values = np.concatenate([np.load(_file(parts, piece)) for piece in _pieces(spec)], axis=-1)
+def _assemble(
+    spec: TableSpec, site: Site, frequency: Floats, values: Floats, name: str, generator: str
+) -> OpacityTable:
+    """b, c and t_eff from the spectra ``[L, W, 1 + A, F]``."""
     assert spec.pwv_mm is not None
     pwv, tau = np.array(spec.pwv_mm), values[:, :, 0]
     b = (tau[:, 1] - tau[:, 0]) / (pwv[1] - pwv[0])

@@ -10,8 +10,9 @@ import numpy as np
 
 from calib_gpu.atm.table import OpacityTable
 from calib_gpu.atm.units import water_text
-from calib_gpu.errors import ConfigError, OutputError
+from calib_gpu.errors import ConfigError
 from calib_gpu.physics.atmosphere import transmission
+from calib_gpu.pictures import refuse_picture, write_picture
 
 LINES: Final = ("#1b9e77", "#2c6fbb", "#d9731a", "#a03070", "#6a6a6a", "#8a7a00")
 _BESIDE: Final[dict[str, Any]] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "frameon": False}
@@ -25,8 +26,9 @@ def usual_waters(table: OpacityTable) -> list[float]:
 
 
 def plot_table(
-    table: OpacityTable, path: Path, pwv: Sequence[float] = (), airmass: float = 1.0, pressure: float | None = None
-) -> None:
+    table: OpacityTable, path: Path, pwv: Sequence[float] = (), airmass: float = 1.0, pressure: float | None = None,
+    *, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Draw transmission, opacity, b and c, and T_eff over frequency into a PNG, PDF or SVG file.
 
     Parameters
@@ -41,14 +43,13 @@ def plot_table(
     ConfigError
         matplotlib is not here, or the file has another ending.
     OutputError
-        The file cannot be written.
+        The file cannot be written, or is no picture of this program and ``overwrite`` is not set.
     """
     try:
         import matplotlib
     except ImportError:
         raise ConfigError("matplotlib draws, and is not here", fix="pip install 'calib-gpu[plot]'") from None
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ConfigError("no such picture", array="--out", value=path.name, rule=".png | .pdf | .svg")
+    refuse_picture(path, overwrite=overwrite)
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -83,9 +84,7 @@ def plot_table(
     title = table.attrs.get("site_title", "")
     figure.suptitle(f"{table.name}: {title + ', ' if title else ''}{pressure / 100:g} hPa", fontsize=11)
     try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", array=str(path)) from None
+        write_picture(figure, path, dpi=150)
     finally:
         plt.close(figure)
 

@@ -23,7 +23,7 @@ def describe_table(table: OpacityTable) -> Iterator[str]:
     if fit := attrs.get("pwv_fit_mm"):
         yield f"b and c from: {', '.join(water_text(float(w)) for w in fit)}"
     for k, p in enumerate(table.pressure):
-        line = f"at {p / 100:.5g} hPa:".ljust(14)
+        line = f"at {p / 100:.5g} hPa:".ljust(13) + " "
         line += f"b median {np.median(table.b[k]):.4g}, {table.b[k].min():.4g} to {table.b[k].max():.4g} Np/mm; "
         line += f"c median {np.median(table.c[k]):.4g}, {table.c[k].min():.4g} to {table.c[k].max():.4g} Np"
         yield line

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.backend.device import Argument, Block, Layout
-from calib_gpu.physics.sky import Nodes, Sky, Slab
+from calib_gpu.backend.device import Argument, Layout
+from calib_gpu.physics.sky import AtNodes, Sky, Slab
 from calib_gpu.physics.sky_sums import SkySums
 from calib_gpu.records import Floats
 
@@ -23,16 +23,14 @@ SQUARES = ("m1", "r1", "l21", "m2", "r2", "constant")
 def chi2_launches(desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
     """chi2 ``[grid, O]``; see :func:`calib_gpu.physics.sky_sums.chi2_grid`."""
     n_off, n = sums.yy.shape
-    n_channel = sky.bands[0].b.size
     has_image = np.int32(len(sky.bands) > 1)
-    first = np.arange(n + 1) if sky.bins is None else np.append(sky.bins, n_channel)
-    up = Layout()
+    up, work = Layout(), Layout()
     for name in SUMS:
         up.add(name, (n_off, n), np.float64)
-    up.add("first", (n + 1,), np.int32)
-    arrays: dict[str, NDArray[Any]] = {name: getattr(sums, name) for name in SUMS} | {"first": first}
-    model = _slab(up, arrays, sky, x, grid) if isinstance(sky.bands[0], Slab) else _layers(up, arrays, sky, x, grid)
-    work, down = Layout(), Layout().add("chi2", (n_off, grid.size), np.float64).add("constant", (n_off,), np.float64)
+    arrays: dict[str, NDArray[Any]] = {name: getattr(sums, name) for name in SUMS}
+    exact = sky.bins is None and all(isinstance(band, Slab) for band in sky.bands)
+    model = (_slab if exact else _at_nodes)(up, arrays, sky, x, grid)
+    down = Layout().add("chi2", (n_off, grid.size), np.float64).add("constant", (n_off,), np.float64)
     for name in SQUARES:
         work.add(name, (n_off, n), np.float64)
     source, between, target = (
@@ -54,10 +52,10 @@ def chi2_launches(desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) 
         reads=(between,),
         writes=(target,),
     )
+    arguments = [*squares[:-1], *(up.view(name, source) for name in model.arrays), has_image, *model.sizes]
     sizes = (np.int64(grid.size), np.int64(n))
-    kernel, arguments = model(source, has_image)
     desk.launch(
-        kernel, (n_off * grid.size, n), *squares[:-1], *arguments, *sizes, down.view("chi2", target),
+        model.kernel, (n_off * grid.size, n), *arguments, *sizes, down.view("chi2", target),
         reads=(source, between), writes=(target,),
     )  # fmt: skip
     memory = desk.download(target, down.nbytes)
@@ -65,35 +63,35 @@ def chi2_launches(desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) 
     return np.ascontiguousarray(chi2)
 
 
-Model = Callable[[Block, np.int32], tuple[str, list[Argument]]]
-"""The kernel for a kind of sky, and its arguments between the squares and the sizes, once the inputs are on the device."""
+@dataclass(frozen=True)
+class _Model:
+    """The kernel for a kind of sky, and its arguments between the squares and the sizes of the grid."""
+
+    kernel: str
+    arrays: tuple[str, ...]
+    sizes: tuple[Argument, ...] = ()
 
 
-def _slab(up: Layout, arrays: dict[str, NDArray[Any]], sky: Sky, x: Floats, grid: Floats) -> Model:
-    """A slab: its transmission is calculated where it is needed."""
-    n_channel = sky.bands[0].b.size
+def _slab(up: Layout, arrays: dict[str, NDArray[Any]], sky: Sky, x: Floats, grid: Floats) -> _Model:
+    """A slab, every channel alone: its transmission is calculated where it is needed."""
     arrays |= {"grid": grid, "x": x}
-    up.add("grid", grid.shape, np.float64).add("x", x.shape, np.float64)
-    names = ["grid", "x", "first"]
     for side, band in zip(("signal", "image"), (sky.bands[0], sky.bands[-1]), strict=True):
         assert isinstance(band, Slab)
-        for name, values in ((f"b_{side}", band.b), (f"c_{side}", band.c)):
-            arrays[name] = values
-            up.add(name, (n_channel,), np.float64)
-            names.append(name)
-    return lambda source, has_image: ("chi2_slab", [*(up.view(name, source) for name in names), has_image])
+        arrays |= {f"b_{side}": band.b, f"c_{side}": band.c}
+    names = ("grid", "x", "b_signal", "c_signal", "b_image", "c_image")
+    for name in names:
+        up.add(name, arrays[name].shape, np.float64)
+    return _Model("chi2_slab", names)
 
 
-def _layers(up: Layout, arrays: dict[str, NDArray[Any]], sky: Sky, x: Floats, grid: Floats) -> Model:
-    """Layers: their emission at a few nodes comes from the host, and is interpolated between them."""
-    nodes = Nodes.of(grid)
-    n_channel, n_node = sky.bands[0].b.size, nodes.pwv.size
+def _at_nodes(up: Layout, arrays: dict[str, NDArray[Any]], sky: Sky, x: Floats, grid: Floats) -> _Model:
+    """Layers, or means in bins: q at a few nodes comes from the host, as NumPy has it, and is interpolated between them."""
+    for side, band in zip(("q_signal", "q_image"), (sky.bands[0], sky.bands[-1]), strict=True):
+        known = AtNodes.of(grid, x, lambda w, at, band=band: sky.mean(band.value(w, at)))  # type: ignore[misc]
+        arrays[side] = np.array([known.values(o) for o in range(x.size)])
+        up.add(side, arrays[side].shape, np.float64)
+    nodes = known.nodes
     arrays |= {"node": nodes.first, "weights": nodes.weights}
     up.add("node", nodes.first.shape, np.int32).add("weights", nodes.weights.shape, np.float64)
-    names = ["node", "weights", "first"]
-    for side, band in zip(("q_signal", "q_image"), (sky.bands[0], sky.bands[-1]), strict=True):
-        arrays[side] = np.array([[band.value(float(w), float(of_off)) for w in nodes.pwv] for of_off in x])
-        up.add(side, (x.size, n_node, n_channel), np.float64)
-        names.append(side)
-    sizes: list[Argument] = [np.int32(nodes.weights.shape[1]), np.int64(n_node), np.int64(n_channel)]
-    return lambda source, has_image: ("chi2_layers", [*(up.view(name, source) for name in names), has_image, *sizes])
+    sizes = (np.int32(nodes.weights.shape[1]), np.int64(nodes.pwv.size))
+    return _Model("chi2_nodes", ("node", "weights", "q_signal", "q_image"), sizes)

@@ -224,6 +224,11 @@ def _array(argument: Argument) -> Any:
     return cupy.ndarray((argument.size,), argument.dtype, cupy.cuda.MemoryPointer(block.memory, argument.offset))
 
 
+def device_bytes(block: DeviceBlock, offset: int, nbytes: int) -> Any:
+    """Some bytes of a block as a CuPy array, for libraries that take arrays."""
+    return _array(View(block, offset, (nbytes,), np.dtype(np.uint8)))
+
+
 def _compile(kernel: Kernel, counts: str, spectrum: str) -> Any:
     if isinstance(kernel, Elementwise):
         return elementwise(kernel)

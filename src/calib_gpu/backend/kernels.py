@@ -84,6 +84,8 @@ _LOADS = "raw float64 hot, raw float64 cold, raw float64 zero, raw float64 hot_s
     "float64 saturation"  # fmt: skip
 _SUMS = "raw float64 yy, raw float64 ys, raw float64 yi, raw float64 ss, raw float64 si, raw float64 ii"
 _SQUARES = "raw float64 m1, raw float64 r1, raw float64 l21, raw float64 m2, raw float64 r2"
+_AT = ", ".join(f"{name}[_i / n_grid * n + _J]" for name in ("m1", "r1", "l21", "m2", "r2"))
+_NODE = "(_i / n_grid * n_node + node[_i % n_grid]) * n + _J"
 
 _ROWS = (
     # --- counts of loads and OFFs: P pixels, C channels, D dumps
@@ -176,28 +178,19 @@ _ROWS = (
         "row_sums", "uint8 like, raw float64 values, int64 n", "float64 out", "values[_i * n + _J]", "a + b", "0", "double",
     ),
     Reduction(
-        "chi2_slab", f"uint8 like, {_SQUARES}, raw float64 grid, raw float64 airmass, raw int32 first, "
-        "raw float64 b_signal, raw float64 c_signal, raw float64 b_image, raw float64 c_image, int32 has_image, "
-        "int64 n_grid, int64 n",
+        "chi2_slab", f"uint8 like, {_SQUARES}, raw float64 grid, raw float64 airmass, raw float64 b_signal, "
+        "raw float64 c_signal, raw float64 b_image, raw float64 c_image, int32 has_image, int64 n_grid, int64 n",
         "float64 out",
-        "cg_chi2_term(m1[_i / n_grid * n + _J], r1[_i / n_grid * n + _J], l21[_i / n_grid * n + _J], "
-        "m2[_i / n_grid * n + _J], r2[_i / n_grid * n + _J], "
-        "cg_slab(&b_signal[0], &c_signal[0], first[_J], first[_J + 1], grid[_i % n_grid], airmass[_i / n_grid]), "
-        "has_image ? cg_slab(&b_image[0], &c_image[0], first[_J], first[_J + 1], grid[_i % n_grid], airmass[_i / n_grid]) "
-        ": 0.0)",
+        f"cg_chi2_term({_AT}, cg_slab(b_signal[_J], c_signal[_J], grid[_i % n_grid], airmass[_i / n_grid]), "
+        "has_image ? cg_slab(b_image[_J], c_image[_J], grid[_i % n_grid], airmass[_i / n_grid]) : 0.0)",
         "a + b", "0", "double",
     ),
     Reduction(
-        "chi2_layers", f"uint8 like, {_SQUARES}, raw int32 node, raw float64 weights, raw int32 first, "
-        "raw float64 q_signal, raw float64 q_image, int32 has_image, int32 taps, int64 n_node, int64 n_channel, "
-        "int64 n_grid, int64 n",
+        "chi2_nodes", f"uint8 like, {_SQUARES}, raw int32 node, raw float64 weights, raw float64 q_signal, "
+        "raw float64 q_image, int32 has_image, int32 taps, int64 n_node, int64 n_grid, int64 n",
         "float64 out",
-        "cg_chi2_term(m1[_i / n_grid * n + _J], r1[_i / n_grid * n + _J], l21[_i / n_grid * n + _J], "
-        "m2[_i / n_grid * n + _J], r2[_i / n_grid * n + _J], "
-        "cg_layers(&q_signal[_i / n_grid * n_node * n_channel], n_channel, &weights[_i % n_grid * taps], "
-        "node[_i % n_grid], taps, first[_J], first[_J + 1]), "
-        "has_image ? cg_layers(&q_image[_i / n_grid * n_node * n_channel], n_channel, &weights[_i % n_grid * taps], "
-        "node[_i % n_grid], taps, first[_J], first[_J + 1]) : 0.0)",
+        f"cg_chi2_term({_AT}, cg_at_nodes(&q_signal[{_NODE}], n, &weights[_i % n_grid * taps], taps), "
+        f"has_image ? cg_at_nodes(&q_image[{_NODE}], n, &weights[_i % n_grid * taps], taps) : 0.0)",
         "a + b", "0", "double",
     ),
     # --- T_A*

@@ -32,7 +32,7 @@ def rule_arguments(rule: SampleRule, n_dump: int) -> tuple[np.generic, ...]:
 class TileLayout:
     """Places of the arrays of a tile of ``r`` x ``a`` pixels.
 
-    ``counts`` [R,A,C,D]; ``ref``, ``factor``, ``base`` [R,A,C]; ``quantum`` [R,A] go up, ``spectra``, ``flags``
+    ``ref``, ``factor``, ``base`` [R,A,C]; ``quantum`` [R,A]; ``counts`` [R,A,C,D] go up, ``spectra``, ``flags``
     [R,A,B,C,d], ``totals`` [R,A,17] and ``present`` [D] come back. ``n_block`` is B and ``block`` d.
     """
 
@@ -47,12 +47,12 @@ class TileLayout:
 
     @cached_property
     def input(self) -> Layout:
-        """What is uploaded."""
+        """What is uploaded; the counts last, so that they may be left out."""
         pixel = (self.r, self.a)
         channels = (*pixel, self.n_channel)
-        layout = Layout().add("counts", (*channels, self.n_dump), self.counts)
-        layout.add("ref", channels, np.float64).add("factor", channels, np.float64).add("base", channels, np.uint16)
-        return layout.add("quantum", pixel, np.float64)
+        layout = Layout().add("ref", channels, np.float64).add("factor", channels, np.float64)
+        layout.add("base", channels, np.uint16).add("quantum", pixel, np.float64)
+        return layout.add("counts", (*channels, self.n_dump), self.counts)
 
     @cached_property
     def output(self) -> Layout:

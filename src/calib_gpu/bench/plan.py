@@ -49,7 +49,7 @@ class ScanPlan:
 
 def scans_of(l1: Path) -> list[ScanId]:
     """The scans of a reference L1 store."""
-    from calib_gpu.store.publish import published_scans
+    from calib_gpu.store.l1_store import published_scans
 
     return published_scans(l1)
 

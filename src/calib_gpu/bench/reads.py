@@ -10,8 +10,8 @@ import numpy as np
 
 from calib_gpu.bench.plan import kinds_of
 from calib_gpu.bench.scripts import not_installed
-from calib_gpu.pipeline import select_scans
 from calib_gpu.scan_run import LOAD_TILE_BYTES
+from calib_gpu.selection import select_scans
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.workers import Blocks, Workers, read_tile
 

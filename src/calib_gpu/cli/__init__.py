@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from typing import Final
 
 from calib_gpu.cli.common import Done, app
 from calib_gpu.errors import CalibError, Exit
+from calib_gpu.observe.logs import told_as_json
 
 __all__ = ["app", "main"]
+
+log = logging.getLogger("calib_gpu")
 
 COMMANDS: Final = (
     "demo",
@@ -19,6 +23,9 @@ COMMANDS: Final = (
     "profiles",
     "plan",
     "run",
+    "watch",
+    "submit",
+    "status",
     "inspect",
     "explain",
     "report",
@@ -47,7 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     except Done as done:
         sys.exit(int(done.code))
     except CalibError as error:
-        print(f"calib-gpu: error: {error}", file=sys.stderr)
+        if told_as_json():
+            log.error("%s", error, extra={"data": {"error": error.kind}})
+        else:
+            print(f"calib-gpu: error: {error}", file=sys.stderr)
         sys.exit(int(error.exit_code))
     except SystemExit as leaving:
         # the command-line library leaves with 2 for wrong usage; here 2 means that some scans failed

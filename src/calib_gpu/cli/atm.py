@@ -37,6 +37,9 @@ def make(
     temperature: Annotated[
         float | None, typer.Option(help="Temperature at the telescope, K; default the profile's.")
     ] = None,
+    even: Annotated[
+        bool, typer.Option("--even", help="No further frequencies where lines are narrower than the step.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per usable core.", min=0)] = 0,
     date: Annotated[str | None, typer.Option(help="Date of creation for the attributes; default today.")] = None,
 ) -> None:
@@ -52,7 +55,7 @@ def make(
         site, (low, high), quantity(step, FREQUENCY, "MHz", "--step"),
         tuple(sorted(quantity(text, PRESSURE, "hPa", "--pressure") / 100.0 for text in pressure or [])),
         None if pwv is None else (quantity(pwv[0], WATER, "mm", "--pwv"), quantity(pwv[1], WATER, "mm", "--pwv")),
-        temperature, datetime.now(UTC).date().isoformat() if date is None else date,
+        temperature, datetime.now(UTC).date().isoformat() if date is None else date, not even,
     )  # fmt: skip
     with _progress() as progress:
         make_table(spec, out, workers, progress)
@@ -100,6 +103,9 @@ def plot(
     pwv: Annotated[list[str] | None, typer.Option(help="Water vapour (mm, um), may be repeated.")] = None,
     airmass: Annotated[float, typer.Option(help="Airmass of the transmission.", min=1.0)] = 1.0,
     pressure: Annotated[str | None, typer.Option(help="Pressure; default the middle layer.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is not a picture of this program.")
+    ] = False,
 ) -> None:
     """Draw transmission, opacity, b, c and T_eff (extra `plot`).
 
@@ -111,7 +117,7 @@ def plot(
 
     waters = [quantity(text, WATER, "mm", "--pwv") for text in pwv or []]
     pascal = None if pressure is None else quantity(pressure, PRESSURE, "hPa", "--pressure")
-    plot_table(given_table(table), out, waters, airmass, pascal)
+    plot_table(given_table(table), out, waters, airmass, pascal, overwrite=overwrite)
     typer.echo(f"picture: {out}")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -89,15 +86,3 @@ def build_settings(
     return Settings.layered(
         options, None if config is None else read_toml(config), None if profile is None else read_profile(profile)
     )
-
-
-def log_to_stderr(*, quiet: bool) -> logging.Handler:
-    """Plain log lines on standard error: warnings and errors, and the timing of each scan unless quiet."""
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logger = logging.getLogger("calib_gpu")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    return handler

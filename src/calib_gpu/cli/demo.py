@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from calib_gpu.cli.common import Done, app, log_to_stderr
+from calib_gpu.cli.common import Done, app
 from calib_gpu.errors import Exit
+from calib_gpu.observe.logs import log_to_stderr
 
 COLUMNS = (
     "scan",

@@ -27,7 +27,7 @@ def sdfits(
     average: Annotated[
         str, typer.Option(help="none: a row for each dump; dumps: one for each subscan and pixel.")
     ] = "none",
-    rest_frequency: Annotated[
+    rest_ghz: Annotated[
         float | None, typer.Option(help="Rest frequency, GHz; default: L1's, else the middle of the band.")
     ] = None,
     frame: Annotated[
@@ -46,13 +46,12 @@ def sdfits(
 
     Flagged samples are NaN; their flag bits are in column FLAGS. The file appears when it is whole.
 
-    Example: `calib-gpu export sdfits calibrated.zarr -o night.fits --rest-frequency 492.160651 --centre 83.81,-5.37`
+    Example: `calib-gpu export sdfits calibrated.zarr -o night.fits --rest-ghz 492.160651 --centre 83.81,-5.37`
     """
     from calib_gpu.export import SdfitsOptions, export_sdfits
 
-    rest = None if rest_frequency is None else rest_frequency * 1e9
     where = _numbers("--centre", centre, ("LON", "LAT")), _numbers("--site", site, ("LON", "LAT", "HEIGHT"))
-    options = SdfitsOptions(parse_scans(scans), average, rest, frame, where[0], system, where[1], overwrite)
+    options = SdfitsOptions(parse_scans(scans), average, rest_ghz, frame, where[0], system, where[1], overwrite)
     target = l1.with_suffix(".fits") if out is None else out
     for line in export_sdfits(l1, target, options):
         typer.echo(line)

@@ -20,7 +20,12 @@ def plot(
         list[str] | None, typer.Option(help="Pixel as R,A, e.g. 0,3; repeatable. Default: all, or their mean.")
     ] = None,
     band: Annotated[str | None, typer.Option(help="Band, where the scan has several, e.g. band_LFA.")] = None,
-    rest: Annotated[float | None, typer.Option(help="Rest frequency, GHz, for an axis in km/s.")] = None,
+    rest_ghz: Annotated[
+        float | None, typer.Option(help="Rest frequency, GHz, for an axis in km/s; default: L1's.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is not a picture of this program.")
+    ] = False,
 ) -> None:
     """Plot a scan of L1: mean spectrum, waterfall, T_rec and T_sys, fit of the sky, or map.
 
@@ -30,4 +35,4 @@ def plot(
     """
     from calib_gpu.qa.plots import Request, plot_scan
 
-    typer.echo(f"plot: {plot_scan(l1, Request(scan, what, pixel or [], band, rest), out)}")
+    typer.echo(f"plot: {plot_scan(l1, Request(scan, what, pixel or [], band, rest_ghz, overwrite), out)}")

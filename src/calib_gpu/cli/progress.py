@@ -1,4 +1,4 @@
-"""A progress bar over scans and tiles on a terminal; elsewhere the log lines are enough."""
+"""A progress bar over scans and tiles on a terminal; elsewhere there are log lines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from calib_gpu import pipeline
+from calib_gpu.scan_report import Progress as RunProgress
 from calib_gpu.scan_report import ScanReport
 
 
-class TerminalProgress(pipeline.Progress):
+class TerminalProgress(RunProgress):
     """Two bars: scans done, and samples of the current scan."""
 
     def __init__(self) -> None:
@@ -41,6 +41,10 @@ class TerminalProgress(pipeline.Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars away and give the cursor back."""
         self._bars.stop()
 
     def scans(self, total: int) -> None:

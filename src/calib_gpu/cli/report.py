@@ -18,6 +18,7 @@ def report(
         "report.html"
     ),
     scans: Annotated[str | None, typer.Option(help="Only these scans, e.g. 25650,25652-25660.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is not a report.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
     """Write a QA report of an L1 store: one self-contained HTML page.
@@ -33,8 +34,9 @@ def report(
 
     show = sys.stderr.isatty() and not quiet
     made = write_report(
-        l1, out, parse_scans(scans), lambda scan: typer.echo(f"\r{scan} ", nl=False, err=True) if show else None
-    )
+        l1, out, parse_scans(scans), lambda scan: typer.echo(f"\r{scan} ", nl=False, err=True) if show else None,
+        overwrite=overwrite,
+    )  # fmt: skip
     if show:
         typer.echo("\r\033[K", nl=False, err=True)
     if not quiet:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from calib_gpu.cli.common import Done, app, build_settings, log_to_stderr, parse_scans
-from calib_gpu.errors import Exit
+from calib_gpu.cli.common import app, build_settings, parse_scans
+from calib_gpu.cli.observing import LogFormat, MetricsFile, Quiet, observed
 
-log = logging.getLogger("calib_gpu")
+if TYPE_CHECKING:
+    from calib_gpu.scan_report import Progress, RunReport
+    from calib_gpu.settings import Settings
+    from calib_gpu.stopping import Stop
+
+
+SETTINGS: Final = (
+    "mode", "reference", "loads", "atmosphere", "pwv", "pwv_scope", "backend", "workers", "memory", "device_memory",
+    "dtype", "precision", "codec", "level", "require_checksum", "overwrite", "quiet",
+)  # fmt: skip
+"""Options that are settings of the same name."""
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """Settings from the options of ``run``, by name; None and false are not given."""
+    given = {name: options[name] for name in SETTINGS if options[name] not in (None, False)}
+    if "pwv_scope" in given:
+        given["pwv_scope"] = given["pwv_scope"].replace("-", "_")
+    return build_settings(given, options["assignments"], options["config"], options["profile"])
 
 
 @app.command()
 def run(
+    ctx: typer.Context,
     l0: Annotated[Path, typer.Argument(help="L0 store to read.")],
     l1: Annotated[Path, typer.Argument(help="L1 store to create or continue.")],
     scans: Annotated[str | None, typer.Option(help="Only these scans, e.g. 25650,25652-25660.")] = None,
@@ -44,10 +57,15 @@ def run(
     ] = None,
     codec: Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
+    require_checksum: Annotated[
+        bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+    quiet: Quiet = False,
+    log_format: LogFormat = "text",
+    metrics: MetricsFile = None,
 ) -> None:
     """Calibrate the science scans of L0 into L1.
 
@@ -58,50 +76,12 @@ def run(
 
     Example: `calib-gpu run night.zarr calibrated.zarr --set eta_f=0.95`
     """
-    given: dict[str, Any] = {
-        "mode": mode, "reference": reference, "loads": loads, "atmosphere": atmosphere, "pwv": pwv,
-        "pwv_scope": None if pwv_scope is None else pwv_scope.replace("-", "_"), "backend": backend, "workers": workers,
-        "memory": memory, "device_memory": device_memory, "dtype": dtype, "precision": precision,
-        "codec": codec, "level": level, "overwrite": overwrite or None, "quiet": quiet or None,
-    }  # fmt: skip
-    settings = build_settings(given, assignments, config, profile)
+    settings = settings_of(ctx.params)
     numbers = parse_scans(scans)
-    log_to_stderr(quiet=settings.quiet)
-    from calib_gpu import pipeline
-    from calib_gpu.cli.progress import TerminalProgress, on_terminal
 
-    stop = threading.Event()
-    show = TerminalProgress() if on_terminal() and not settings.quiet else contextlib.nullcontext(pipeline.Progress())
-    with _stop_on_signal(stop), show as progress:
-        report = pipeline.calibrate(l0, l1, settings, scans=numbers, progress=progress, stop=stop)
-    _summary(report, settings.quiet)
-    raise Done(report.exit_code)
+    def work(progress: Progress, stop: Stop) -> RunReport:
+        from calib_gpu import pipeline
 
+        return pipeline.calibrate(l0, l1, settings, scans=numbers, progress=progress, stop=stop)
 
-def _summary(report: Any, quiet: bool) -> None:
-    done, skipped, failed = report.count("ok"), report.count("skipped"), report.count("failed")
-    if not report.scans and not report.stopped:
-        typer.echo("no science scan to calibrate in this store", err=True)
-    if failed:
-        typer.echo(f"{failed} scan(s) failed, see {Path(report.l1) / 'failures.json'}", err=True)
-    if report.stopped:
-        typer.echo("stopped; run the same command again to go on", err=True)
-    if not quiet:
-        typer.echo(f"{done} done, {skipped} skipped, {failed} failed in {report.seconds:.1f} s ({report.backend})")
-        typer.echo(f"L1 store: {report.l1}")
-
-
-@contextlib.contextmanager
-def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run at the next tile; a second one ends the process at once."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, lambda *_: os._exit(int(Exit.STOPPED)))
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+    observed(work, l1, quiet=settings.quiet, log_format=log_format, metrics=metrics)

@@ -16,6 +16,9 @@ def simulate(
     preset: Annotated[str, typer.Option(help="tiny | S | M | L | XL")] = "S",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 1,
     mode: Annotated[str, typer.Option(help="otf | tp")] = "otf",
+    sky: Annotated[
+        str, typer.Option(help="slab | layers: one temperature, or the air that telescope profiles expect.")
+    ] = "slab",
     scans: Annotated[int | None, typer.Option(help="Science scans; default 3 (tiny), 2 (S), else 1.")] = None,
     workers: Annotated[int, typer.Option(help="Worker threads; 0: one per usable core.")] = 0,
 ) -> None:
@@ -27,7 +30,7 @@ def simulate(
     """
     from calib_gpu import simulate as simulator
 
-    config = simulator.realistic(preset, seed=seed, mode=mode, n_scans=scans)
+    config = simulator.realistic(preset, seed=seed, mode=mode, sky=sky, n_scans=scans)
     truth = simulator.simulate(out, config, workers=workers)
     for number, role in truth.roles.items():
         typer.echo(f"scan_{number:06d}  {role}")

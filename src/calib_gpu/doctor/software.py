@@ -19,16 +19,23 @@ OPTIONAL: Final = (
     (("xarray",), "no calib_gpu.open_l1", "xarray"),
     (("dask",), "calib_gpu.open_l1 reads arrays whole when they are first used, not piece by piece", "xarray"),
     (("astropy",), "no ingest and export of SDFITS", "fits"),
+    (("matplotlib",), "no calib-gpu plot and atm plot; the report does not need it", "plot"),
+    (("am-python",), "no calib-gpu atm make: opacity tables are those of the package, or converted from text", "atm"),
     (("pyerfa",), "LSR frequencies need attribute frame_velocity_m_s, which is not computed", "frame"),
     (("specutils",), "no .calib.to_spectrum()", "specutils"),
     (("cupy-cuda12x", "cupy-cuda13x", "cupy"), "no GPU: all arithmetic on the processor", "cuda12"),
     (
         ("kvikio-cu12", "kvikio-cu13", "kvikio"),
         "no GPUDirect Storage: counts reach a GPU through host memory",
-        "cuda12",
+        "gds12",
+    ),
+    (
+        ("nvidia-libnvcomp-cu12", "nvidia-libnvcomp-cu13"),
+        "no setting gpu_reader: the counts for a GPU are decoded by the host",
+        "gds12",
     ),
 )
-FOR_A_GPU: Final = "cuda12"
+FOR_A_GPU: Final = ("cuda12", "gds12")
 
 
 def packages() -> list[Finding]:
@@ -42,7 +49,7 @@ def packages() -> list[Finding]:
         there = next((f"{n} {v}" if n != names[0] else v for n in names if (v := _version(n))), None)
         if there:
             found.append(Finding("software", names[0], there))
-        elif extra == FOR_A_GPU and set(BACKENDS) == {"numpy"}:
+        elif extra in FOR_A_GPU and set(BACKENDS) == {"numpy"}:
             found.append(
                 Finding("software", names[0], "not installed", "missing", "nothing: this release has no use for it")
             )

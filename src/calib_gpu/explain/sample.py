@@ -22,18 +22,19 @@ from calib_gpu.explain.steps import (
     sky_steps,
 )
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.pipeline import is_science
 from calib_gpu.records import CountGroup, ScanId, Tile
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.scan_run import LoadedScan, ScanRunner
+from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
 from calib_gpu.stages.prepare import Factors, prepare
 from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.guard import Limits
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 from calib_gpu.workers import Workers, read_tile
 
 
@@ -112,7 +113,7 @@ def explain(l0: Path, scan: ScanId, place: Place, settings: Settings, l1: Path |
     ScanFailure
         The scan cannot be calibrated.
     """
-    store = L0Store(l0)
+    store = L0Store(l0, Limits.of(settings))
     if scan not in (ids := store.scan_ids()):
         bands = [s for s in ids if s.number == scan.number]
         rule = f"one of its bands: {', '.join(map(str, bands))}" if bands else f"{len(ids)} scans of {l0.name}"
@@ -195,7 +196,7 @@ class _Sample:
         notes = [*self.loaded.report.warnings, *self.atmosphere.warnings]
         if self.atmosphere.pwv is not None:
             notes.insert(0, f"pwv: {self.atmosphere.status}, taken from {self.atmosphere.source}")
-        if done is not None and (differs := self.runner.difference(self.loaded.scan.id, done)):
+        if done is not None and (differs := self.runner.difference(done)):
             notes.append(f"L1 was made otherwise: {differs}")
         n_dump = source.subscans[self.subscan].n_dump
         where = f"source, subscan {self.subscan}, dump {place.d}" + ("" if n_dump is None else f" of {n_dump}")

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu._version import __version__
-from calib_gpu.errors import ConfigError, StoreUnusable
+from calib_gpu.errors import ConfigError
 from calib_gpu.export.columns import COLUMNS, row_type
 from calib_gpu.export.fits_table import FitsWriter
 from calib_gpu.export.sky import position, summed_offsets
+from calib_gpu.physics.frequency import rest_hz
 from calib_gpu.records import ScanId
 from calib_gpu.schema import Flag
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs, has_array
-from calib_gpu.store.publish import published_scans
 
 MJD_0: Final = np.datetime64("1858-11-17T00:00:00", "us")
 LINEAR: Final = 1e-12
@@ -44,8 +45,8 @@ class SdfitsOptions:
         Scan numbers; all if None.
     average
         ``none``: a row for each dump; ``dumps``: one for each ON subscan and pixel.
-    rest_frequency
-        Hz; None takes attribute ``rest_frequency_hz`` of the scan, else the middle of the band.
+    rest_ghz
+        Rest frequency, GHz; None takes attribute ``rest_frequency_hz`` of the scan, else the middle of the band.
     frame
         Frame of the frequencies, topocentric or lsrk; None takes attribute ``frequency_frame``, else topocentric.
     centre, system
@@ -60,7 +61,7 @@ class SdfitsOptions:
 
     scans: Sequence[int] | None = None
     average: str = "none"
-    rest_frequency: float | None = None
+    rest_ghz: float | None = None
     frame: str | None = None
     centre: tuple[float, float] | None = None
     system: str = "icrs"
@@ -75,8 +76,8 @@ class SdfitsOptions:
                 raise ConfigError(
                     "no such choice", array=name, value=value, rule=" | ".join(str(k) for k in known if k)
                 )
-        if self.rest_frequency is not None and not 0.0 < self.rest_frequency < np.inf:
-            raise ConfigError("not a frequency", array="rest_frequency", value=self.rest_frequency, rule="> 0 Hz")
+        if self.rest_ghz is not None:
+            rest_hz(self.rest_ghz, "--rest-ghz")
         if self.centre is not None and not (np.isfinite(self.centre[0]) and abs(self.centre[1]) <= 90.0):
             raise ConfigError("not a position", array="centre", value=self.centre, rule="longitude, latitude in deg")
 
@@ -96,8 +97,7 @@ def export_sdfits(l1: Path, out: Path, options: SdfitsOptions | None = None) -> 
         Not an L1 store; no such scan, or astropy is missing; the file exists or cannot be written.
     """
     options = options or SdfitsOptions()
-    store_attrs = group_attrs(l1) if l1.is_dir() else {}
-    published = published_scans(l1) if l1.is_dir() else _no_store(l1)
+    published, store_attrs = published_scans(l1), group_attrs(l1)
     bands: dict[int, list[str]] = {}
     for scan in published:
         bands.setdefault(scan.number, []).append(scan.band)
@@ -132,10 +132,6 @@ def _cards(site: tuple[float, ...]) -> list[tuple[str, Any, str]]:
         keys = (("SITELONG", "deg, east"), ("SITELAT", "deg"), ("SITEELEV", "m"))
         cards += [(key, value, unit) for (key, unit), value in zip(keys, site, strict=True)]
     return cards
-
-
-def _no_store(l1: Path) -> list[ScanId]:
-    raise StoreUnusable("no such directory", array=str(l1), fix="give the path of an L1 store")
 
 
 def _chosen(ids: list[ScanId], numbers: Sequence[int] | None, l1: Path) -> list[ScanId]:
@@ -224,11 +220,10 @@ class _Scan:
         return frame or "topocentric"
 
     def _rest(self, middle: float) -> float:
-        rest = self.options.rest_frequency or self.attrs.get("rest_frequency_hz")
+        given = self.options.rest_ghz
+        rest = self.attrs.get("rest_frequency_hz") if given is None else rest_hz(given, "--rest-ghz")
         if rest is None:
-            self.notes.append(
-                "RESTFREQ is the middle of the band: L1 does not hold a rest frequency (--rest-frequency)"
-            )
+            self.notes.append("RESTFREQ is the middle of the band: L1 does not hold a rest frequency (--rest-ghz)")
         return float(middle if rest is None else rest)
 
     def write(self, file: FitsWriter) -> None:

@@ -109,8 +109,9 @@ def ingest_sdfits(paths: Sequence[Path], out: Path) -> list[str]:
     files = [f for p in map(Path, paths) for f in (sorted(p.glob("*.fits")) if p.is_dir() else [p])]
     if not files:
         raise ConfigError(
-            "no FITS file", array="paths", value=", ".join(map(str, paths)), rule="files, or folders with *.fits"
-        )
+            "no FITS file", array="paths", value=", ".join(map(str, paths)), rule="files, or folders with *.fits",
+            fix="a store of raw counts (L0) needs no ingest: calib-gpu run",
+        )  # fmt: skip
     with ExitStack() as opened:
         scans = _by_scan([row for path in files for row in _read(path, fits, opened)])
         left_out: dict[ScanId, str] = {}

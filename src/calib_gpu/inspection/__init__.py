@@ -9,9 +9,8 @@ from calib_gpu.inspection.l0 import l0_overview, l0_scan
 from calib_gpu.inspection.l1 import l1_tables
 from calib_gpu.inspection.tables import Table, chosen
 from calib_gpu.settings import Settings
+from calib_gpu.store.kinds import kind_of
 from calib_gpu.store.l0 import L0Store
-from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import FORMAT
 
 __all__ = ["Table", "inspect_store"]
 
@@ -26,7 +25,7 @@ def inspect_store(path: Path, number: int | None, settings: Settings) -> list[Ta
     ConfigError
         The scan is not in the store.
     """
-    if (path / "zarr.json").is_file() and group_attrs(path).get("format") == FORMAT:
+    if kind_of(path) == "L1":
         return l1_tables(path, number)
     store = L0Store(path)
     ids = store.scan_ids()

@@ -15,10 +15,10 @@ from calib_gpu.inspection.layout import layout_line, layout_warnings
 from calib_gpu.inspection.tables import Table, size_text
 from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.physics.frequency import SPEED_OF_LIGHT, frequency_axes
-from calib_gpu.pipeline import is_science
 from calib_gpu.qa.load_summary import summarise
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_run import LOAD_TILE_BYTES
+from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.load import Reader, open_scan, read_load_set, read_offs
 from calib_gpu.stages.prepare import pair_subscans

@@ -12,8 +12,8 @@ from calib_gpu import schema
 from calib_gpu.inspection.tables import Table, chosen, size_text
 from calib_gpu.records import ScanId
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 
 
 def l1_tables(path: Path, number: int | None) -> list[Table]:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from calib_gpu.errors import Unreadable
 from calib_gpu.inspection.tables import size_text
 from calib_gpu.records import Counts
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.metadata import read_json
 
 SMALL_CHUNK: Final = 64_000
 MANY_CHUNKS: Final = 256
 """Fewer small chunks than this are read in no time."""
 LARGE_CHUNK: Final = 64_000_000
-CHECKED: Final = ("crc32c", "gzip", "zlib")
-"""Codecs that see damaged bytes; zstd does where its writer asked for a checksum."""
 
 
 def layout_line(counts: Counts) -> str:
     """Size, number of files, and what one file and one decode hold."""
     if not isinstance(counts, ChunkedArray):
         return "laid out anew in tile order"
-    shape, meta = counts.shape, counts.meta
-    files = meta.layout.chunk if meta.layout is not None else counts.read_chunk
+    shape, layout = counts.shape, counts.layout
+    files = layout.chunk
     n_files = math.prod(-(-n // c) for n, c in zip(shape, files, strict=True))
     size, piece = (math.prod(v) * counts.dtype.itemsize for v in (shape, counts.read_chunk))
-    chain = " + ".join(meta.layout.chain) if meta.layout is not None else "read through zarr-python"
+    chain = " + ".join(layout.chain)
     inner = "" if files == counts.read_chunk else f", decoded in chunks of {_axes(counts.read_chunk)}"
     return (
         f"{size_text(size)} of {counts.dtype} counts in {n_files} file(s) of {_axes(files)}{inner} = "
@@ -43,8 +38,6 @@ def layout_warnings(counts: Counts) -> list[str]:
     chunk, found = counts.read_chunk, []
     size = math.prod(chunk) * counts.dtype.itemsize
     n_chunks = math.prod(-(-n // c) for n, c in zip(counts.shape, chunk, strict=True))
-    if counts.meta.layout is None:
-        found.append("a layout that only zarr-python decodes: several times slower; rewrite as bytes + zstd")
     if size < SMALL_CHUNK and n_chunks > MANY_CHUNKS:
         found.append(
             f"{n_chunks} small chunks of {size_text(size)}: finding them takes longer than decoding; "
@@ -57,40 +50,10 @@ def layout_warnings(counts: Counts) -> list[str]:
         found.append(
             f"{n} subscans in a chunk: the counts are first laid out anew in a file beside the output, as large as they"
         )
-    if not _has_checksum(counts):
+    if not counts.has_checksum:
         found.append("no checksum: damaged counts are not seen; write zstd with checksum, or crc32c behind it")
     return found
 
 
 def _axes(shape: tuple[int, ...]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
-
-
-def _has_checksum(counts: ChunkedArray) -> bool:
-    """Whether any codec of the array checks what it decodes, as its metadata tell."""
-    for name in ("zarr.json", ".zarray"):
-        if (counts.path / name).is_file():
-            return any(_checks(codec) for codec in _codecs(counts.path / name))
-    return False
-
-
-def _codecs(document: Path) -> list[dict[str, Any]]:
-    """All codecs of an array, those inside shards among them, each as {name, configuration}."""
-    try:
-        doc = read_json(document)
-    except Unreadable:
-        return []
-    compressor = doc.get("compressor")  # Zarr v2
-    found = [{"name": compressor.get("id"), "configuration": compressor}] if isinstance(compressor, dict) else []
-    todo = list(doc.get("codecs") or [])
-    while todo:
-        codec = todo.pop()
-        if isinstance(codec, dict):
-            found.append(codec)
-            todo += (codec.get("configuration") or {}).get("codecs", [])
-    return found
-
-
-def _checks(codec: dict[str, Any]) -> bool:
-    options = codec.get("configuration") or {}
-    return codec.get("name") in CHECKED or (codec.get("name") == "zstd" and options.get("checksum") is True)

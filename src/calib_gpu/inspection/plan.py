@@ -7,9 +7,9 @@ from pathlib import Path
 
 from calib_gpu.inspection.tables import Table, size_text
 from calib_gpu.modes import detect_mode
-from calib_gpu.pipeline import select_scans
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import SUBSCAN_CLASSES
+from calib_gpu.selection import select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import subscan_class
@@ -49,12 +49,15 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
         most = max(most, plan.device_bytes)
         rows.append(_row(scan, source, plan))
     limit = f" of {size_text(settings.device_memory)} allowed" if settings.device_memory else ""
+    notes = [
+        f"{workers} workers, {slots} slots asked for; the largest scan takes {size_text(most)} of GPU memory{limit}",
+        "beside it: up to 8 MB a worker for loads and OFFs, and the CUDA context (some hundred MB)",
+    ]
+    if settings.gpu_reader != "host":
+        notes.append("with gpu_reader a slot takes its input once more, and about three times its counts for nvCOMP")
     return Table(
         f"Tiles on a GPU: {path.name}", COLUMNS, rows,
-        (
-            f"{workers} workers, {slots} slots asked for; the largest scan takes {size_text(most)} of GPU memory{limit}",
-            "beside it: up to 8 MB a worker for loads and OFFs, and the CUDA context (some hundred MB)",
-        ),
+        tuple(notes),
     )  # fmt: skip
 
 

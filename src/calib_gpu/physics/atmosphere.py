@@ -73,5 +73,13 @@ def bin_starts(n_channel: int, n_bins: int) -> NDArray[np.intp]:
 
 
 def bin_sums(values: Floats, starts: NDArray[np.intp]) -> Floats:
-    """Sums over the channels (last axis) of each bin."""
+    """Sums over the channels (last axis) of bins that begin at ``starts``."""
+    width, rest = divmod(values.shape[-1], starts.size)
+    if rest == 0 and np.array_equal(starts, np.arange(starts.size) * width):  # all of one width: twice as fast
+        return np.asarray(np.einsum("...bc->...b", values.reshape(*values.shape[:-1], starts.size, width)))
     return np.asarray(np.add.reduceat(values, starts, axis=-1))
+
+
+def bin_means(values: Floats, starts: NDArray[np.intp]) -> Floats:
+    """Means over the channels (last axis) of bins that begin at ``starts``."""
+    return np.asarray(bin_sums(values, starts) / np.diff(starts, append=values.shape[-1]))

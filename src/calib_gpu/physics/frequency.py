@@ -8,12 +8,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.errors import FrequencyMismatch
+from calib_gpu.errors import ConfigError, FrequencyMismatch
 
 SPEED_OF_LIGHT: Final = 299_792_458.0
 """c [m/s]."""
 
 _SUM_TOLERANCE_HZ: Final = 1e3
+_HIGHEST_GHZ: Final = 1e5
+
+
+def rest_hz(rest_ghz: float, option: str) -> float:
+    """A rest frequency that a user gives in GHz, in Hz; :class:`ConfigError` names ``option`` if it cannot be one."""
+    if not 0.0 < rest_ghz < _HIGHEST_GHZ:
+        fix = "it looks like Hz" if rest_ghz >= 1e6 else ""
+        raise ConfigError("not a rest frequency", array=option, value=rest_ghz, rule="GHz, > 0 and < 100000", fix=fix)
+    return 1e9 * rest_ghz
 
 
 @dataclass(frozen=True)

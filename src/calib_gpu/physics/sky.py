@@ -6,14 +6,14 @@ layers in what they send to the telescope. The fit knows q, dq/dw and d2q/dw2, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.physics.atmosphere import bin_sums
+from calib_gpu.physics.atmosphere import bin_means, bin_sums
 from calib_gpu.physics.emission import Emission
 from calib_gpu.physics.loads import LoadPowers
 
@@ -25,6 +25,8 @@ NODE_SPACING: Final = 0.55
 """Spacing in ln w of the PWVs at which the emission of layers is computed for the grid."""
 STENCIL: Final = 6
 """Nodes that an interpolation takes."""
+AIRMASS_RANGE: Final = 1.3
+"""Largest over least airmass up to which q is interpolated between three of them, not five."""
 
 
 class SkyBand(Protocol):
@@ -57,8 +59,8 @@ class SkyBand(Protocol):
         """Q, dq/dw, and the derivative with respect to a common factor of the dry opacity, at 1."""
         ...
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
-        """Q of some channels on a PWV grid: a function from rows of the grid to ``[rows, channels]``."""
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
+        """Q of some channels on a PWV grid, for each airmass: a function from rows of the grid to ``[rows, channels]``."""
         ...
 
     def emitted(self, w: float, x: float) -> Floats:
@@ -107,16 +109,17 @@ class Slab:
         t = self.value(w, x)
         return t, -x * self.b * t, -x * self.c * t
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
         """Exact."""
-        b, c = -x * self.b[channels], -x * self.c[channels]
+        for at in x:
+            b, c = -float(at) * self.b[channels], -float(at) * self.c[channels]
 
-        def rows(where: slice) -> Floats:
-            out = grid[where, None] * b
-            out += c
-            return np.exp(out, out=out)
+            def rows(where: slice, b: Floats = b, c: Floats = c) -> Floats:
+                out = grid[where, None] * b
+                out += c
+                return np.exp(out, out=out)
 
-        return rows
+            yield rows
 
     def emitted(self, w: float, x: float) -> Floats:
         """J_atm (1 - t), with t not above 1."""
@@ -167,21 +170,10 @@ class Layers:
             return value + behind, wet - x * self.b * behind, dry - x * self.c * behind
         return value, wet, dry
 
-    def on_grid(self, grid: Floats, channels: slice, x: float) -> Rows:
-        """Interpolated between a few nodes, to 1e-3 of a grid step: the minimum itself is found with exact values."""
+    def on_grid(self, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
+        """Interpolated."""
         part = Layers(self.b[channels], self.c[channels], self.emission.part(channels), self.background[channels])
-        nodes = Nodes.of(grid)
-        values = np.array([part.value(float(w), x) for w in nodes.pwv])
-
-        def rows(where: slice) -> Floats:
-            first, weights = nodes.first[where], nodes.weights[where]
-            span = slice(int(first[0]), int(first[-1]) + weights.shape[1])
-            dense = np.zeros((first.size, span.stop - span.start))
-            places = (first - span.start)[:, None] + np.arange(weights.shape[1])
-            np.put_along_axis(dense, places, weights, axis=1)
-            return np.asarray(dense @ values[span])
-
-        return rows
+        return AtNodes.of(grid, x, part.value).on_grid()
 
     def emitted(self, w: float, x: float) -> Floats:
         """E, K."""
@@ -193,6 +185,64 @@ class Layers:
 
     def _behind(self, w: float, x: float) -> Floats:
         return np.asarray(self.background * np.exp(-x * (self.b * w + self.c)))
+
+
+@dataclass(frozen=True)
+class AtNodes:
+    """Q at a few PWVs and airmasses, from which it is interpolated to a PWV grid and to the airmass of each OFF.
+
+    It comes to 1e-3 of a grid step, which is enough to choose a point of the grid: the minimum itself is found with exact
+    values. ``known`` is [airmass, node, C], ``shares`` [O, airmass] are the weights of the airmasses.
+    """
+
+    nodes: Nodes
+    shares: Floats
+    known: Floats
+
+    @classmethod
+    def of(cls, grid: Floats, x: Floats, value: Callable[[float, float], Floats]) -> AtNodes:
+        """From ``value(w, X)`` ``[C]``, for a grid of PWVs [mm] and the airmass of each OFF ``[O]``."""
+        nodes = Nodes.of(grid)
+        airmasses, shares = airmass_nodes(x)
+        known = np.array([[value(float(w), float(at)) for w in nodes.pwv] for at in airmasses])
+        return cls(nodes, shares, known)
+
+    def values(self, o: int) -> Floats:
+        """Q at the nodes and the airmass of an OFF ``[node, C]``."""
+        return np.asarray(np.tensordot(self.shares[o], self.known, axes=1))
+
+    def on_grid(self) -> Iterator[Rows]:
+        """Rows of the grid, for each OFF."""
+        for o in range(self.shares.shape[0]):
+            values = self.values(o)
+
+            def rows(where: slice, values: Floats = values) -> Floats:
+                first, weights = self.nodes.first[where], self.nodes.weights[where]
+                span = slice(int(first[0]), int(first[-1]) + weights.shape[1])
+                dense = np.zeros((first.size, span.stop - span.start))
+                places = (first - span.start)[:, None] + np.arange(weights.shape[1])
+                np.put_along_axis(dense, places, weights, axis=1)
+                return np.asarray(dense @ values[span])
+
+            yield rows
+
+
+def airmass_nodes(x: Floats) -> tuple[Floats, Floats]:
+    """Airmasses at which q is computed, and the weights ``[O, node]`` that interpolate to those of the OFFs ``x``.
+
+    Three where the OFFs are close to each other, else five; no more than there are different ones.
+    """
+    nodes, place = np.unique(x, return_inverse=True)
+    n = 3 if nodes[-1] <= AIRMASS_RANGE * nodes[0] else 5
+    if nodes.size <= n:
+        return nodes, np.eye(nodes.size)[place]
+    nodes = np.linspace(nodes[0], nodes[-1], n)
+    return nodes, np.array([lagrange(nodes, float(at)) for at in x])
+
+
+def lagrange(nodes: Floats, at: float) -> Floats:
+    """Weights of the polynomial through all nodes."""
+    return np.array([np.prod([(at - m) / (n - m) for m in nodes if m != n]) for n in nodes])
 
 
 @dataclass(frozen=True)
@@ -228,20 +278,32 @@ class Sky:
     """The sky of a scan: the signal band, the image band where there is one, and J of the spillover in both [K].
 
     ``bins`` are the first channels of the bins ``[B]`` in which the fit takes mean values; without them every channel
-    counts alone.
+    counts alone. ``use`` are the channels ``[C]`` that count in those means; None for all.
     """
 
     bands: tuple[SkyBand, ...]
     spill: tuple[Floats, ...]
     bins: NDArray[np.intp] | None = None
+    use: NDArray[np.bool_] | None = None
 
     def mean(self, values: Floats) -> Floats:
         """Mean of ``[C]`` in each bin ``[B]``: of exp(-X tau), never exp of the mean; ``values`` itself without bins."""
-        return values if self.bins is None else bin_sums(values, self.bins) / bin_sums(np.ones_like(values), self.bins)
+        if self.bins is None:
+            return values
+        if self.use is None:
+            return bin_means(values, self.bins)
+        count = bin_sums(self.use.astype(np.float64), self.bins)
+        return bin_sums(np.where(self.use, values, 0.0), self.bins) / np.maximum(count, 1.0)
+
+    def on_grid(self, band: SkyBand, grid: Floats, channels: slice, x: Floats) -> Iterator[Rows]:
+        """Q of a band on a PWV grid in some channels, or bins: there interpolated between means at a few nodes."""
+        if self.bins is None:
+            return band.on_grid(grid, channels, x)
+        return AtNodes.of(grid, x, lambda w, at: self.mean(band.value(w, at))[channels]).on_grid()
 
     def scaled(self, dry_scale: float) -> Sky:
         """The sky with its dry opacity multiplied."""
-        return self if dry_scale == 1.0 else Sky(tuple(b.scaled(dry_scale) for b in self.bands), self.spill, self.bins)
+        return self if dry_scale == 1.0 else replace(self, bands=tuple(b.scaled(dry_scale) for b in self.bands))
 
     def model(self, powers: LoadPowers, g_signal: Floats, g_image: Floats, eta_f: float) -> SkyModel:
         """Coefficients of the sky signal for one pixel, eq. (13), on channels."""

@@ -100,25 +100,24 @@ def chi2_grid(sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
     ``x`` is the airmass of each OFF ``[O]``, ``grid`` the PWV values [mm]. In every channel chi2 is a sum of two squares of
     (1, q_s, q_i) and a constant (Cholesky); where the gains of all pixels are the same the second is 0 and left out.
     """
-    chi2 = np.empty((grid.size, x.size))
+    chi2 = np.zeros((grid.size, x.size))
     n = sums.yy.shape[1]
-    width = min(n, GRID_CHANNELS) if sky.bins is None else n
-    step = max(1, GRID_SAMPLES // (width if sky.bins is None else sky.bands[0].b.size))
-    for o in range(x.size):
-        squares, constant = _squares(sums, o, len(sky.bands) > 1)
-        chi2[:, o] = constant
-        for c in range(0, n, width):
-            window = slice(c, c + width)
-            channels = window if sky.bins is None else slice(None)
-            values = [band.on_grid(grid, channels, float(x[o])) for band in sky.bands]
+    width = min(n, GRID_CHANNELS)
+    step = max(1, GRID_SAMPLES // width)
+    for c in range(0, n, width):
+        window = slice(c, c + width)
+        each_off = zip(*(sky.on_grid(band, grid, window, x) for band in sky.bands), strict=True)
+        for o, of_bands in enumerate(each_off):
+            squares, constant = _squares(sums, o, window, len(sky.bands) > 1)
+            chi2[:, o] += constant
             for j in range(0, grid.size, step):
                 rows = slice(j, j + step)
-                q = [sky.mean(of_rows(rows)) for of_rows in values]
+                q = [of_rows(rows) for of_rows in of_bands]
                 for m, factors in squares:
-                    z = q[-1] * factors[-1][window]
-                    z += m[window]
+                    z = q[-1] * factors[-1]
+                    z += m
                     for of_band, k in zip(q, factors[:-1], strict=False):
-                        z += of_band * k[window]
+                        z += of_band * k
                     chi2[rows, o] += np.einsum("jc,jc->j", z, z)
     return chi2
 
@@ -128,16 +127,16 @@ GRID_SAMPLES: Final = 32 * 1024
 """Channels, and channels times grid points, worked on at a time, so that they stay in the cache."""
 
 
-def _squares(sums: SkySums, o: int, has_image: bool) -> tuple[list[tuple[Floats, list[Floats]]], float]:
-    """The squares that make chi2 of an OFF, and the sum of the constants.
+def _squares(sums: SkySums, o: int, window: slice, has_image: bool) -> tuple[list[tuple[Floats, list[Floats]]], float]:
+    """The squares that make chi2 of an OFF in some channels, and the sum of the constants.
 
     Each is a constant term ``[C]`` and the factors ``[C]`` of the bands, signal before image; the second has the image alone.
     """
-    ss, si, ii, ys, yi = (v[o] for v in (sums.ss, sums.si, sums.ii, sums.ys, sums.yi))
+    ss, si, ii, ys, yi = (v[o, window] for v in (sums.ss, sums.si, sums.ii, sums.ys, sums.yi))
     root = np.sqrt(ss)
     inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0.0)
     m_1, l_21 = ys * inverse, si * inverse
-    constant = sums.yy[o] - m_1 * m_1
+    constant = sums.yy[o, window] - m_1 * m_1
     if not has_image:
         return [(m_1, [root])], float(constant.sum())
     first = (m_1, [root, l_21])

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import load_contrast
+from calib_gpu.qa.ripple import ripple
 from calib_gpu.qa.sample import DumpSample, median
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
 from calib_gpu.settings import Settings
 from calib_gpu.stages.prepare import Factors
 from calib_gpu.stages.resolve import ResolvedLoads, set_powers
 from calib_gpu.store.pixel_arrays import release
-
-RIPPLE_SHORTEST_HZ: Final = 20e6
 
 WARN_ABOVE: Final = {
     "rms_ratio": 1.5, "pwv_rms_k": 5.0, "gain_drift": 0.02, "off_drift": 0.01, "hot_stability": 5.0,
@@ -181,33 +180,6 @@ def spectrum_metrics(
     out["baseline_offset_model_k"] = baseline_model(sample, factors, rx, atmosphere)
     out["n_dumps_sampled"] = int(sample.on.size)
     return out
-
-
-def ripple(spectrum: Floats, spacing: float) -> tuple[float, float, float]:
-    """Largest periodic baseline: amplitude [K], period [Hz], and amplitude over 3 sigma of white noise.
-
-    From the Hann-windowed FFT of the mean spectrum (lines and NaN filled linearly), periods from 20 MHz to half the band.
-    """
-    n = spectrum.size
-    good = line_free(spectrum)
-    filled = np.interp(np.arange(n), np.flatnonzero(good), spectrum[good])
-    window = np.hanning(n)
-    amplitude = 2.0 * np.abs(np.fft.rfft((filled - filled.mean()) * window)) / window.sum()
-    with np.errstate(divide="ignore"):
-        period = n * spacing / np.arange(amplitude.size)
-    inside = (period >= RIPPLE_SHORTEST_HZ) & (period <= 0.5 * n * spacing)
-    if not inside.any():
-        return float("nan"), float("nan"), float("nan")
-    k = int(np.flatnonzero(inside)[np.argmax(amplitude[inside])])
-    white = np.diff(filled).std() / np.sqrt(2.0) * np.sqrt(2.0 * (window**2).sum()) / window.sum()
-    return float(amplitude[k]), float(period[k]), float(amplitude[k] / (3.0 * white)) if white > 0 else float("nan")
-
-
-def line_free(spectrum: Floats) -> NDArray[np.bool_]:
-    """Channels within 5 robust sigma of the median ``[C]``: not in a line. A ripple widens sigma and stays in."""
-    distance = np.abs(spectrum - np.nanmedian(spectrum))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(distance <= 5.0 * 1.4826 * np.nanmedian(distance))
 
 
 def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmosphere: Atmosphere) -> Floats | None:

@@ -12,17 +12,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.errors import ConfigError, OutputError
-from calib_gpu.physics.frequency import SPEED_OF_LIGHT
+from calib_gpu.errors import ConfigError
+from calib_gpu.physics.frequency import SPEED_OF_LIGHT, rest_hz
+from calib_gpu.pictures import refuse_picture, write_picture
 from calib_gpu.qa import quicklook
 from calib_gpu.qa.products import ScanProducts, choose, open_products
 from calib_gpu.qa.report.pack import text
 from calib_gpu.qa.sky_check import reference_subscans, sky_of
 from calib_gpu.records import Floats, ScanId
-from calib_gpu.store.publish import published_scans
+from calib_gpu.store.l1_store import published_scans
 
-KINDS: Final[dict[str, dict[str, None]]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-"""Kinds of files, and what of their metadata is left out."""
 TITLES: Final = {
     "spectrum": "Mean spectrum", "waterfall": "Waterfall of the ON dumps", "trec": "T_rec and T_sys",
     "sky": "Sky, observed and fitted", "map": "Integrated intensity",
@@ -36,13 +35,14 @@ POINTS: Final = 2000
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: scan, kind of plot, pixels as ``R,A`` texts, band, rest frequency in GHz."""
+    """What is asked for: scan, kind of plot, pixels as ``R,A`` texts, band, rest frequency in GHz, replacing any file."""
 
     scan: int
     what: str
     pixels: list[str]
     band: str | None = None
     rest_ghz: float | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def plot_scan(l1: Path, request: Request, out: Path) -> Path:
         No such plot, pixel or kind of file; matplotlib is not installed.
     StoreUnusable
         Not an L1 store, or no such scan.
+    OutputError
+        The file cannot be written, or is none of ours and may not be replaced.
     """
     draw = _one_of("--what", request.what, PLOTS)
-    _one_of("-o", out.suffix.lower(), KINDS)
+    refuse_picture(out, overwrite=request.overwrite)
     products = open_products(l1, _scan_id(l1, request))
     pixels = [_pixel(name, products) for name in request.pixels] or products.pixels
     # text of the data is not markup; no salt and no date in the file: the same L1 gives the same bytes
@@ -107,12 +109,7 @@ def plot_scan(l1: Path, request: Request, out: Path) -> Path:
             *(text(products.attrs.get(n) or "") for n in ("source_name", "obs_mode")),
         ]
         canvas.figure.suptitle(" · ".join(part for part in about if part))
-        try:
-            canvas.figure.savefig(out, metadata=KINDS[out.suffix.lower()])
-        except OSError as error:
-            raise OutputError(
-                f"cannot be written: {error.strerror}", array=str(out), fix="give another file with -o"
-            ) from None
+        write_picture(canvas.figure, out)
     return out
 
 
@@ -142,9 +139,7 @@ def _pixel(name: str, products: ScanProducts) -> tuple[int, int]:
 def _rest_frequency(products: ScanProducts, given_ghz: float | None) -> float | None:
     """Rest frequency [Hz] of the option, or of the scan's attributes; None where neither tells."""
     if given_ghz is not None:
-        if not 0.0 < given_ghz < 1e5:
-            raise ConfigError("not a rest frequency", array="--rest", value=given_ghz, rule="GHz, > 0 and < 100000")
-        return 1e9 * given_ghz
+        return rest_hz(given_ghz, "--rest-ghz")
     for name in REST_ATTRIBUTES:
         value = products.attrs.get(name)
         if isinstance(value, int | float) and value > 0:

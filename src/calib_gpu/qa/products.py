@@ -146,6 +146,10 @@ def choose(scans: list[ScanId], numbers: Collection[int], l1: Path, known: Colle
     missing = sorted(set(numbers) - {scan.number for scan in scans} - set(known))
     if missing:
         listed = ", ".join(map(str, missing[:10]))
+        names = {ScanId(number).path for number in missing}
+        for failure in failures(l1):
+            if failure["scan"].partition("/")[0] in names:
+                raise StoreUnusable("not calibrated", array=str(l1), value=listed, fix=failure["message"])
         raise StoreUnusable("no such scan", array=str(l1), value=listed, fix=f"calib-gpu inspect {l1} lists the scans")
     return [scan for scan in scans if scan.number in set(numbers)]
 

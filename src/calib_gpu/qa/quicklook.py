@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from calib_gpu.physics.atmosphere import bin_starts
 from calib_gpu.physics.frequency import SPEED_OF_LIGHT
-from calib_gpu.qa.metrics import line_free
 from calib_gpu.qa.products import ScanProducts
+from calib_gpu.qa.ripple import stands_out
 from calib_gpu.records import Floats
 
 CELL_BYTES: Final = 64 * 1024 * 1024
@@ -107,7 +107,7 @@ def line_bins(spectrum: Floats) -> NDArray[np.bool_]:
     """
     out = np.zeros(spectrum.size, bool)
     distance = np.abs(spectrum - np.nanmedian(spectrum))
-    high = np.asarray(np.isfinite(spectrum) & ~line_free(spectrum))
+    high = stands_out(spectrum)
     if not high.any():
         return out
     first = last = int(np.nanargmax(distance))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from calib_gpu.errors import ConfigError
+from calib_gpu.simulate.air import GROUND_K, PRESSURE_HPA
 
 Shape = tuple[int, int, int, int, int]
 
@@ -25,6 +26,9 @@ SCANS: Final = {"tiny": 3, "S": 2, "M": 1, "L": 1, "XL": 1}
 SIGNAL_HZ: Final = 492.160651e9
 IMAGE_HZ: Final = SIGNAL_HZ - 12e9
 BAND_HZ: Final = 4e9
+
+LAYERS: Final = {"pressure": PRESSURE_HPA, "t_amb": GROUND_K}
+"""Values that ``sky=layers`` needs."""
 
 _COUNTS_MAX: Final = 1e8  # a hot load and its noise stay within int32
 
@@ -62,8 +66,12 @@ class SimulationConfig:
         Physical load temperatures, K.
     t_amb
         Ambient temperature, K.
+    sky
+        ``slab``: air of one temperature with the opacity of the built-in table, of which the engine's default settings return the
+        truth; ``layers``: what am computes for a layered profile, of which telescope profiles do (``t_atm=table``). Layers need
+        the pressure and ``t_amb`` of their profile, 0.1 to 1.5 mm of water and elevations above 19.5 deg.
     t_atm_factor
-        Temperature of the atmosphere over ``t_amb``. L0 does not tell it; with 1 the engine's default returns the truth.
+        Temperature of a slab over ``t_amb``. L0 does not tell it; with 1 the engine's default returns the truth.
     t_spill
         Temperature that the rearward spillover sees, K; None: ambient. Written to L0 where given.
     t_bg
@@ -120,6 +128,7 @@ class SimulationConfig:
     t_hot: float = 293.0
     t_cold: float = 78.0
     t_amb: float = 268.0
+    sky: str = "slab"
     t_atm_factor: float = 1.0
     t_spill: float | None = None
     t_bg: float = 0.0
@@ -153,6 +162,7 @@ class SimulationConfig:
         _choice("preset", self.preset, tuple(PRESETS))
         _choice("mode", self.mode, ("otf", "tp"))
         _choice("dtype", self.dtype, ("int32", "float64"))
+        _choice("sky", self.sky, ("slab", "layers"))
         _choice("line_shape", self.line_shape, ("gaussian", "double"))
         for field in fields(self):
             value = getattr(self, field.name)
@@ -187,6 +197,10 @@ class SimulationConfig:
         _between(self, "g_sig", 0.0, 1.0, low_too=False)
         _between(self, "gain_scatter", 0.0, 0.1)
         _between(self, "load_dumps", 1, 100)
+        if self.sky == "layers":
+            for name, value in {**LAYERS, "t_atm_factor": 1.0}.items():
+                if getattr(self, name) != value:
+                    raise _wrong(name, getattr(self, name), f"{value:g} with sky=layers")
         if self.channel_spacing * self.dump_time < 100.0:
             raise _wrong("dump_time", self.dump_time, "|dnu| dump_time >= 100: noise below 10 % of the counts")
         _between(self, "dead_pixels", 0, r * a)
@@ -240,7 +254,7 @@ def realistic(preset: str = "S", **changes: Any) -> SimulationConfig:
     """
     _choice("preset", preset, tuple(PRESETS))
     _, n_dump, n_r, n_a, _ = PRESETS[preset]
-    defects: dict[str, Any] = {"pwv_drift": 0.01, "gain_drift": 5e-4, "load_spikes": 5}
+    defects: dict[str, Any] = {"pwv_drift": 0.01, "gain_drift": 5e-4, "load_spikes": 5} | _ground(changes)
     if preset in ("tiny", "S"):
         defects |= {"padding": 1 if n_dump > 1 else 0, "dead_pixels": 1 if n_r * n_a >= 7 else 0}
     return SimulationConfig(preset, **(defects | changes))
@@ -251,7 +265,13 @@ def closure(preset: str = "tiny", **changes: Any) -> SimulationConfig:
 
     ``changes`` set fields of :class:`SimulationConfig` on top.
     """
-    return SimulationConfig(**{"preset": preset, "noise": False, "dtype": "float64", "broken": False, **changes})
+    plain: dict[str, Any] = {"preset": preset, "noise": False, "dtype": "float64", "broken": False}
+    return SimulationConfig(**(plain | _ground(changes) | changes))
+
+
+def _ground(changes: dict[str, Any]) -> dict[str, Any]:
+    """Pressure and temperature at the telescope, where layers end."""
+    return LAYERS if changes.get("sky") == "layers" else {}
 
 
 def _wrong(name: str, value: Any, rule: str) -> ConfigError:

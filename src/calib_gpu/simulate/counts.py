@@ -77,10 +77,11 @@ class Tiles:
         if kind in ("HOT", "COLD"):
             hot, cold = (gain * (noise_power + model.load_power(t, r, a)) for t in (config.t_hot, config.t_cold))
             return (hot if kind == "HOT" else np.where(rx.spiked[:, r, a], SPIKE * hot, cold)), []
-        t_s, t_i = model.transmission(float(self.state.pwv[s]), float(self.state.airmass[s]))
-        sky = gain * (noise_power + model.off_power(t_s, t_i, r, a))
+        look = float(self.state.pwv[s]), float(self.state.airmass[s])
+        sky = gain * (noise_power + model.off_power(*look, r, a))
         if kind == "OFF" or self._pattern is None:
             return sky, []
+        t_s, t_i = model.transmission(*look)
         g_s, g_i = rx.gain_sig[r, a], rx.gain_img[r, a]
         pattern = np.ascontiguousarray(self._pattern[:, r, a, int(np.searchsorted(self.group.on_index, s))])
         # eq. (2d): the line in the signal band only, the continuum in both

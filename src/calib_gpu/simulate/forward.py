@@ -13,20 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.records import ScanId
+from calib_gpu.simulate.air import check_layers
 from calib_gpu.simulate.config import IMAGE_HZ, SIGNAL_HZ, SimulationConfig
 from calib_gpu.simulate.counts import Tiles, check_range
 from calib_gpu.simulate.model import Conditions, Model, pressure_torr, reference_channel, source_pattern
 from calib_gpu.simulate.plan import START_MJD, GroupPlan, ScanPlan, beam_offsets, pixel_offsets, plan_night
 from calib_gpu.simulate.truth import ScanTruth, Truth, truth_path, write_truth
 from calib_gpu.store import disk
-from calib_gpu.store.l0_write import CountsWriter, L0Writer
+from calib_gpu.store.codecs import Compressor
+from calib_gpu.store.l0_write import COMPRESSOR, CountsWriter, L0Writer
 from calib_gpu.workers import usable_cores
 
 AZIMUTH_DEG: Final = 140.0
 TUNING: Final = "sim-492"
 
 
-def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: int = 0) -> Truth:
+def simulate(
+    out: str | os.PathLike[str], config: SimulationConfig, *, workers: int = 0, counts: Compressor = COMPRESSOR
+) -> Truth:
     """Write an L0 store and, beside it, its truth (:func:`calib_gpu.simulate.truth_path`).
 
     The counts are made and written one pixel and subscan at a time; memory grows with ``workers`` and C D, not with
@@ -40,6 +44,8 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
         What to simulate.
     workers
         Threads; 0: one per core.
+    counts
+        How the counts are compressed.
 
     Raises
     ------
@@ -53,11 +59,14 @@ def simulate(out: str | os.PathLike[str], config: SimulationConfig, *, workers: 
         if taken.exists() and (not taken.is_dir() or any(taken.iterdir())):
             raise disk.not_empty(taken)
     scans, model = plan_night(config), Model.of(config)
-    check_range(model, [Conditions.of(config, group).gain_factor.max() for scan in scans for group in scan.groups])
+    states = [Conditions.of(config, group) for scan in scans for group in scan.groups]
+    check_range(model, [state.gain_factor.max() for state in states])
+    if config.sky == "layers":
+        check_layers(np.concatenate([s.pwv for s in states]), np.concatenate([s.airmass for s in states]))
     truth = _truth(model, scans)
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in (path, beside)]
     try:
-        jobs = _layout(parts[0], model, scans)
+        jobs = _layout(parts[0], model, scans, counts)
         _run(jobs, workers or usable_cores())
         write_truth(parts[1], truth)
         for part, final in zip(parts, (path, beside), strict=True):
@@ -90,17 +99,17 @@ def _truth(model: Model, scans: tuple[ScanPlan, ...]) -> Truth:
                 scan.role, scan.load_scan, group.on_index, state.pwv, state.airmass, state.gain_factor,
                 pattern, model.config.continuum * pattern,
             )  # fmt: skip
-    rx, tau = model.receiver, model.opacity
+    rx, (signal, image) = model.receiver, model.air
     return Truth(
         model.config, {s.number: s.role for s in scans}, rx.trec, rx.gain, rx.gain_sig, rx.gain_img, rx.dead, rx.spiked,
-        model.signal, model.image, tau.b_signal, tau.c_signal, tau.b_image, tau.c_image, model.line_profile, found,
+        model.signal, model.image, signal.b, signal.c, signal.b2, image.b, image.c, image.b2, model.line_profile, found,
     )  # fmt: skip
 
 
-def _layout(path: Path, model: Model, scans: tuple[ScanPlan, ...]) -> list[Callable[[], None]]:
+def _layout(path: Path, model: Model, scans: tuple[ScanPlan, ...], counts: Compressor) -> list[Callable[[], None]]:
     """Create the store with everything but the counts; one job for every shard of counts."""
     config = model.config
-    store = L0Writer(path, {"telescope": "simulated", "instrument": "SIM", "simulated": True})
+    store = L0Writer(path, {"telescope": "simulated", "instrument": "SIM", "simulated": True}, counts)
     jobs: list[Callable[[], None]] = []
     for scan in scans:
         attrs: dict[str, Any] = {

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from calib_gpu.atm.builtin import find_builtin
 from calib_gpu.errors import ConfigError
-from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, airmass, transmission
+from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, airmass, transmission
 from calib_gpu.physics.frequency import frequency_axes
 from calib_gpu.physics.radiation import rayleigh_jeans_temperature
+from calib_gpu.simulate import air
 from calib_gpu.simulate.config import IMAGE_HZ, SIGNAL_HZ, SimulationConfig
 from calib_gpu.simulate.plan import GroupPlan, beam_offsets, pixel_offsets, scan_duration
 
@@ -124,23 +125,22 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Model:
-    """The receiver, both frequency axes ``[C]`` in Hz, the opacities ``[C]``, and the line in K ``[C]``."""
+    """The receiver, both frequency axes ``[C]`` in Hz, the air in signal and image band, and the line in K ``[C]``."""
 
     config: SimulationConfig
     receiver: Receiver
     signal: Floats
     image: Floats
-    opacity: Opacity
+    air: tuple[air.Band, air.Band]
     line_profile: Floats
 
     @classmethod
     def of(cls, config: SimulationConfig) -> Model:
-        """The model of a night; the opacities are those of the built-in table at the pressure as stored."""
+        """The model of a night."""
         c = config.counts_shape[0]
         signal, image = frequency_axes(SIGNAL_HZ, IMAGE_HZ, config.channel_spacing, reference_channel(config), c)
-        pressure = as_stored(pressure_torr(config)) * PASCAL_PER_TORR
-        opacity = find_builtin(signal, image, pressure=pressure).opacity(signal, image, pressure)
-        return cls(config, Receiver.of(config), signal, image, opacity, _line(config, signal))
+        bands = (air.layers(signal), air.layers(image)) if config.sky == "layers" else _slab(config, signal, image)
+        return cls(config, Receiver.of(config), signal, image, bands, _line(config, signal))
 
     def power(self, t_signal: Floats, t_image: Floats, r: int, a: int) -> Floats:
         """Sideband-weighted sum g_s P_s + g_i P_i ``[C]``, K."""
@@ -154,20 +154,29 @@ class Model:
 
     def transmission(self, pwv: float, x: float) -> tuple[Floats, Floats]:
         """Transmission t_s, t_i ``[C]`` at a PWV (mm) and an airmass, eq. (10)."""
-        tau_signal, tau_image = self.opacity.tau(pwv)
-        return transmission(tau_signal, x), transmission(tau_image, x)
+        signal, image = self.air
+        return transmission(signal.tau(pwv), x), transmission(image.tau(pwv), x)
 
-    def off_power(self, t_signal: Floats, t_image: Floats, r: int, a: int) -> Floats:
-        """The empty sky, eq. (2c): ``[C]``, K."""
+    def off_power(self, pwv: float, x: float, r: int, a: int) -> Floats:
+        """The empty sky at a PWV (mm) and an airmass, eq. (2c): ``[C]``, K."""
         config, eta = self.config, self.config.eta_f
-        t_amb = as_stored(config.t_amb)
-        t_atm = config.t_atm_factor * t_amb
-        t_spill = t_amb if config.t_spill is None else as_stored(config.t_spill)
+        t_spill = as_stored(config.t_amb if config.t_spill is None else config.t_spill)
         bands = []
-        for nu, t in ((self.signal, t_signal), (self.image, t_image)):
-            atm, background, spill = (rayleigh_jeans_temperature(nu, v) for v in (t_atm, config.t_bg, t_spill))
-            bands.append(eta * (atm * (1.0 - t) + background * t) + (1.0 - eta) * spill)
+        for nu, band, t in zip((self.signal, self.image), self.air, self.transmission(pwv, x), strict=True):
+            background, spill = (rayleigh_jeans_temperature(nu, v) for v in (config.t_bg, t_spill))
+            bands.append(eta * (band.brightness(pwv, x) * (1.0 - t) + background * t) + (1.0 - eta) * spill)
         return self.power(bands[0], bands[1], r, a)
+
+
+def _slab(config: SimulationConfig, signal: Floats, image: Floats) -> tuple[air.SlabBand, air.SlabBand]:
+    """Air of one temperature, with the opacities of the built-in table at the pressure as stored."""
+    pressure = as_stored(pressure_torr(config)) * PASCAL_PER_TORR
+    tau = find_builtin(signal, image, pressure=pressure).opacity(signal, image, pressure)
+    t_atm = config.t_atm_factor * as_stored(config.t_amb)
+    return (
+        air.SlabBand(tau.b_signal, tau.c_signal, rayleigh_jeans_temperature(signal, t_atm)),
+        air.SlabBand(tau.b_image, tau.c_image, rayleigh_jeans_temperature(image, t_atm)),
+    )
 
 
 def reference_channel(config: SimulationConfig) -> float:

@@ -4,7 +4,8 @@
 
     night.truth.zarr/            attrs: format, format_version, config (the SimulationConfig), roles (of each scan number)
       receiver/  trec, gain [C,R,A]; gain_sig, gain_img [R,A]; dead [R,A]; spiked [C,R,A]
-      sky/       frequency_signal, frequency_image, b_signal, c_signal, b_image, c_image, line_profile [C]
+      sky/       frequency_signal, frequency_image, b_signal, c_signal, b2_signal, b_image, c_image, b2_image,
+                 line_profile [C]
       scan_025650/               attrs: role, load_scan
                  on_index [S_on]; pwv, airmass, gain_factor [S]; line_amplitude, continuum_amplitude [D,R,A,S_on]
 
@@ -26,6 +27,7 @@ from calib_gpu.errors import StoreUnusable, Unreadable
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.simulate.config import SimulationConfig
 from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.kinds import TRUTH_FORMAT
 from calib_gpu.store.l0_write import COMPRESSOR
 from calib_gpu.store.metadata import group_attrs, node_kind
 from calib_gpu.store.small import write_array, write_group
@@ -33,8 +35,7 @@ from calib_gpu.store.small import write_array, write_group
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-FORMAT: Final = "l0-truth"
-FORMAT_VERSION: Final = "1.0"
+FORMAT_VERSION: Final = "1.1"
 
 # group, name, axes, unit
 _TABLE: Final = (
@@ -48,10 +49,14 @@ _TABLE: Final = (
     ("sky", "frequency_image", "C", "Hz"),
     ("sky", "b_signal", "C", "1/mm"),
     ("sky", "c_signal", "C", ""),
+    ("sky", "b2_signal", "C", "1/mm2"),
     ("sky", "b_image", "C", "1/mm"),
     ("sky", "c_image", "C", ""),
+    ("sky", "b2_image", "C", "1/mm2"),
     ("sky", "line_profile", "C", "K"),
 )
+_SINCE_1_1: Final = {"b2_signal": "b_signal", "b2_image": "b_image"}
+"""Arrays that are 0 in older stores, and what they are like."""
 _SCAN_TABLE: Final = (
     ("on_index", "S_on", ""),
     ("pwv", "S", "mm"),
@@ -114,8 +119,9 @@ class Truth:
         Dead pixels ``[R, A]``; channels in which COLD is spoilt ``[C, R, A]``.
     frequency_signal, frequency_image
         Frequencies, Hz, ``[C]``.
-    b_signal, c_signal, b_image, c_image
-        Zenith opacity tau = b pwv + c of both sidebands; b in Np per mm, c in Np, ``[C]``.
+    b_signal, c_signal, b2_signal, b_image, c_image, b2_image
+        Zenith opacity tau = c + b pwv + b2 pwv^2 of both sidebands, ``[C]``: c in Np, b in Np per mm, b2 in Np per mm^2
+        (0 for a slab).
     line_profile
         T_A* of the line at the centre of the source, K, ``[C]``.
     scans
@@ -134,15 +140,19 @@ class Truth:
     frequency_image: Floats
     b_signal: Floats
     c_signal: Floats
+    b2_signal: Floats
     b_image: Floats
     c_image: Floats
+    b2_image: Floats
     line_profile: Floats
     scans: Mapping[int, ScanTruth]
 
     def transmission(self, scan: int, subscan: int) -> tuple[Floats, Floats]:
-        """Transmission of both sidebands towards a subscan (its number in L0), exp(-X (b w + c)), ``[C]``."""
+        """Transmission of both sidebands towards a subscan (its number in L0), exp(-X tau), ``[C]``."""
         w, x = float(self.scans[scan].pwv[subscan]), float(self.scans[scan].airmass[subscan])
-        return transmission(self.b_signal * w + self.c_signal, x), transmission(self.b_image * w + self.c_image, x)
+        signal = (self.b2_signal * w + self.b_signal) * w + self.c_signal
+        image = (self.b2_image * w + self.b_image) * w + self.c_image
+        return transmission(signal, x), transmission(image, x)
 
 
 def expected_spectra(truth: Truth, scan: int, on: int, r: int, a: int) -> Floats:
@@ -180,7 +190,12 @@ def truth_path(out: str | os.PathLike[str]) -> Path:
 def write_truth(path: Path, truth: Truth) -> None:
     """Write the truth to a new group."""
     roles = {str(number): role for number, role in truth.roles.items()}
-    attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": truth.config.document(), "roles": roles}
+    attrs = {
+        "format": TRUTH_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": truth.config.document(),
+        "roles": roles,
+    }
     write_group(path, attrs)
     for group in ("receiver", "sky"):
         write_group(path / group, {})
@@ -210,11 +225,14 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
         folder = truth_path(folder)
     try:
         attrs = group_attrs(folder) if node_kind(folder) == "group" else {}
-        if attrs.get("format") != FORMAT:
+        if attrs.get("format") != TRUTH_FORMAT:
             raise StoreUnusable(
                 "not the truth of a simulation", array=str(folder), rule="a Zarr group written by simulate"
             )
-        values = {name: _read_array(folder / group / name) for group, name, _, _ in _TABLE}
+        values = {name: _read_array(folder / group / name) for group, name, _, _ in _TABLE if name not in _SINCE_1_1}
+        for name, like in _SINCE_1_1.items():
+            there = node_kind(folder / "sky" / name) == "array"
+            values[name] = _read_array(folder / "sky" / name) if there else np.zeros_like(values[like])
         scans = {
             int(p.name.removeprefix("scan_")): ScanTruth(
                 **group_attrs(p), **{name: _read_array(p / name) for name, _, _ in _SCAN_TABLE}

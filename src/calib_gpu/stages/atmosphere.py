@@ -89,10 +89,9 @@ def fit_atmosphere(
     if torr is not None:
         choice.used["pamb"] = {"value": torr, "from": "store"}
     flags |= int(ScanFlag.T_ATM_DEFAULTED) if choice.defaulted else 0
-    if settings.fit_bins:
-        n_channel = scan.signal.size
-        sky = replace(sky, bins=bin_starts(n_channel, min(settings.fit_bins, n_channel)))
     use = _windows(scan, settings)
+    if n_bins := settings.bins_of(scan.signal.size):
+        sky = replace(sky, bins=bin_starts(scan.signal.size, n_bins), use=None if use.all() else use)
     result = SkyFit(scan, offs, resolved, rx, sky, x, use, settings, backend).run(suggest=choice.layered)
     pwv, source = _chosen(scan, result, settings)
     flag, said = _judged(result, pwv, source, settings)

@@ -20,7 +20,7 @@ from calib_gpu.stages.prepare import Factors
 from calib_gpu.store.l1 import Lane, LaneWriter, ScanWriter
 from calib_gpu.stream import Job, TileInput, TileOutput, Tiles
 from calib_gpu.tile_plan import TilePlan
-from calib_gpu.workers import Workers, read_counts
+from calib_gpu.workers import Workers
 
 
 @dataclass
@@ -98,7 +98,7 @@ class _Lane:
         scan, factors, source = self.scan, self.scan.factors, self.scan.factors.scan.source
         try:
             with scan.timed("read"):
-                n_read = read_counts(source, tile.subscan, tile.r, tile.a, job.counts)
+                n_read = job.read(source, tile)
             with scan.timed("compute"):
                 k = factors.of_tile(tile)
                 quantum = factors.quantum(tile, k.t_sys, job.counts)

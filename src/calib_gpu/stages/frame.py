@@ -7,7 +7,7 @@ from typing import Any
 
 from calib_gpu import schema
 from calib_gpu.errors import BadType, MissingValue
-from calib_gpu.physics.frequency import Frame
+from calib_gpu.physics.frequency import SPEED_OF_LIGHT, Frame
 from calib_gpu.physics.observer import lsr_velocity, unit_vector
 from calib_gpu.records import CountGroup
 from calib_gpu.settings import Settings
@@ -36,6 +36,8 @@ def told_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(row: schema.Attribute, value: Any) -> Any:
     if row.limits is None:
+        if isinstance(value, list | dict | bool):
+            raise BadType("attribute not understood", array=row.name, value=value, rule="a text")
         text = str(value)
         if row.choices and text.lower() not in row.choices:
             raise BadType("attribute not understood", array=row.name, value=value, rule=" or ".join(row.choices))
@@ -65,21 +67,24 @@ def frequency_frame(source: CountGroup, told: Mapping[str, Any], settings: Setti
     MissingValue, ConfigError
         LSR frequencies with an atmosphere, and the velocity is neither given nor can be computed.
     """
+    given = source.attrs.get("frame_velocity_m_s")
+    if given is not None and not (is_finite(given) and abs(given) < SPEED_OF_LIGHT):
+        rule = "radial velocity of the frame, m/s, below that of light"
+        raise BadType("attribute not understood", array="frame_velocity_m_s", value=given, rule=rule)
     name = source.attrs.get("frequency_frame")
     name = name.lower() if isinstance(name, str) else name
     if name in (None, "topocentric"):
         return Frame(name)
     if name != "lsrk":
         raise BadType("frame not understood", array="frequency_frame", value=name, rule="topocentric or lsrk")
-    given = source.attrs.get("frame_velocity_m_s")
-    if given is not None and is_finite(given):
+    if given is not None:
         return Frame(name, float(given), "store")
     site = site_of(told, settings)
-    if given is None and settings.atmosphere == "none":
+    if settings.atmosphere == "none":
         return Frame(name)  # nothing is looked up at topocentric frequencies
-    if given is not None or site is None or "source_lon_deg" not in told:
+    if site is None or "source_lon_deg" not in told:
         raise MissingValue(
-            "needed to shift LSR frequencies", array="frame_velocity_m_s", value=given,
+            "needed to shift LSR frequencies", array="frame_velocity_m_s",
             rule="radial velocity of the frame, m/s; or source_lon_deg and source_lat_deg, with the site",
             fix="a site is given by site_lon_deg and site_lat_deg, by a profile, or by --set site_lon and site_lat",
         )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend
-from calib_gpu.errors import MissingValue, ScanFailure
+from calib_gpu.errors import MissingValue, ReadFailed, ScanFailure
 from calib_gpu.modes import Mode, detect_mode
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.physics.frequency import frequency_axes, to_topocentric
@@ -52,7 +52,7 @@ def open_scan(store: L0Store, scan: ScanId, settings: Settings) -> tuple[Scan, M
     source = with_saturation(store.group(scan, "source"), settings)
     classes = [subscan_class(str(v)) for v in source.arrays["sobsmode"].ravel()]
     mode = detect_mode(classes, settings.mode)
-    tuning, warnings, flags = source.tuning, [], 0
+    tuning, warnings, flags = source.tuning, list(source.warnings), 0
     signal, image = frequency_axes(tuning.signal_0, tuning.image_0, tuning.spacing, tuning.ref_channel, source.shape[0])
     told = told_attributes(source.attrs)
     frame = frequency_frame(source, told, settings)
@@ -323,7 +323,8 @@ class LoadSetCache:
                 self._held[scan], n = self._read(scan)
             except ScanFailure as error:
                 error.at(str(scan))
-                self.damaged[scan] = copy.copy(error)  # without the frames that the error holds
+                if not isinstance(error, ReadFailed):  # that is no damage: the next scan tries again
+                    self.damaged[scan] = copy.copy(error)  # without the frames that the error holds
                 raise
             self.bytes_read += n
             while len(self._held) > CACHED_SETS:

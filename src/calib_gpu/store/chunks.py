@@ -1,16 +1,13 @@
 """Reading regions of arrays chunk by chunk, into buffers that the caller owns.
 
 Plain and sharded layouts of bytes + one compressor are decoded here, straight into the caller's buffer where a chunk
-lies contiguously in it; everything else goes through zarr-python. A missing, short or corrupt chunk is an error that
-names it.
+lies contiguously in it; anything else is refused. A missing, short or corrupt chunk is an error that names it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
-import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,13 +19,12 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
-from calib_gpu.store import codecs, small_chunks, system
+from calib_gpu.store import codecs, guard, reads, small_chunks, system
 from calib_gpu.store.documents import decode_strings
+from calib_gpu.store.guard import DEFAULT_LIMITS, CodecError, Limits
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
 
 MAX_VALUES_BYTES: Final = 1 << 30
-MAX_STRING_BYTES: Final = 1 << 24
-_ABSENT: Final = 2**64 - 1
 
 
 class Scratch(threading.local):
@@ -67,15 +63,24 @@ class ChunkedArray:
         Whether a chunk without a file means its fill value (else it is an error).
     held
         Files of the folder that were read before, by name.
+    limits
+        What is refused.
     """
 
     def __init__(
-        self, path: Path, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = MappingProxyType({})
-    ) -> None:
+        self, path: Path, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = MappingProxyType({}),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:  # fmt: skip
         self.path, self.label, self.absent_is_fill, self._held = path, label, absent_is_fill, held
-        self.meta: ArrayMeta = array_meta(path, held)
+        self.meta: ArrayMeta = array_meta(path, held, limits)
+        self._limits = limits
         self._indices: dict[str, NDArray[np.uint64] | None] = {}
-        self._zarr: Any = None
+        self.n_absent = 0
+        if limits.require_checksum and not self.has_checksum:
+            raise Unreadable(
+                "has no checksum, so that damage would not be seen", array=label, rule="require_checksum",
+                fix="write zstd with checksum, or crc32c behind it; or leave --require-checksum out",
+            )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,24 +95,36 @@ class ChunkedArray:
         return self.meta.dtype
 
     @property
+    def layout(self) -> Layout:
+        """How the chunks lie on disk; an error that says why where they cannot be read."""
+        if self.meta.layout is None:
+            kind = Unreadable if self.meta.dtype is not None or self.meta.is_string else BadType
+            rule = f"numbers or strings, with codecs {', '.join(guard.CODECS)}"
+            raise kind(f"cannot be read: {self.meta.problem}", array=self.label, rule=rule)
+        return self.meta.layout
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether damaged bytes of any chunk are seen, as the metadata tell."""
+        return self.meta.layout is not None and self.meta.layout.checked
+
+    @property
     def read_chunk(self) -> tuple[int, ...]:
         """Shape of what one decode gives."""
-        if self.meta.layout is not None:
-            return self.meta.layout.inner
-        return tuple(self._open_zarr().chunks)
+        return self.layout.inner
 
     def read(self, region: Region, out: NDArray[Any]) -> int:
         """Read a region (slices of step 1 within the shape) into ``out``; returns the bytes read from disk.
 
         ``out`` has the shape of the region and any strides.
         """
-        if self.meta.layout is None:
-            return self._read_with_zarr(region, out)
-        row = None if self.meta.is_string else small_chunks.row_axis(self.meta.layout, region, out)
+        layout = self.layout
+        usual = self.meta.is_string or self._limits.require_checksum
+        row = None if usual else small_chunks.row_axis(layout, region, out)
         if row is not None:
-            return small_chunks.read_rows(self.path, self.meta.layout, row, region, out, self._decode_whole)
+            return small_chunks.read_rows(self.path, layout, row, region, out, self._decode_whole)
         total = 0
-        inner = self.meta.layout.inner
+        inner = layout.inner
         for coords in _overlapping(region, inner):
             origin = tuple(c * n for c, n in zip(coords, inner, strict=True))
             target = tuple(
@@ -118,8 +135,24 @@ class ChunkedArray:
                 slice(t.start + s.start - o, t.stop + s.start - o)
                 for t, s, o in zip(target, region, origin, strict=True)
             )
-            total += self._decode_into(self.meta.layout, coords, part, out[(*target, ...)])  # type: ignore[arg-type]  # ... keeps 0-d a view
+            total += self._decode_into(layout, coords, part, out[(*target, ...)])  # type: ignore[arg-type]  # ... keeps 0-d a view
         return total
+
+    def chunk(self, layout: Layout, coords: tuple[int, ...]) -> memoryview | None:
+        """A chunk as it lies on disk, until this thread reads another one; None if it is absent."""
+        return self._chunk_bytes(layout, coords)[0]
+
+    def place(self, layout: Layout, coords: tuple[int, ...]) -> tuple[str, int, int] | None:
+        """File, offset and size of a chunk; None if it is absent."""
+        name, _, span = self._place(layout, coords)
+        if span is None:
+            return None
+        nothing, length = self._file_bytes(name, span[0], 0)
+        return None if nothing is None else (name, span[0], length if span[1] is None else span[1])
+
+    def part(self, name: str, offset: int, size: int) -> bytes:
+        """Some bytes of a file of the array."""
+        return bytes(self._file_bytes(name, offset, size)[0] or b"")
 
     def close(self) -> None:
         """Forget the indices of shards, which are read again where they are needed."""
@@ -127,6 +160,7 @@ class ChunkedArray:
 
     def values(self) -> NDArray[Any]:
         """The whole array; for small ones. Strings come as an object array."""
+        _ = self.layout
         region = tuple(slice(0, n) for n in self.shape)
         dtype = np.dtype(object) if self.meta.is_string or self.meta.dtype is None else self.meta.dtype
         if math.prod(self.shape) * dtype.itemsize > MAX_VALUES_BYTES:
@@ -140,8 +174,8 @@ class ChunkedArray:
     # --- direct decoding
 
     def _decode_whole(self, coords: tuple[int, ...], out: NDArray[Any]) -> int:
-        assert self.meta.layout is not None
-        return self._decode_into(self.meta.layout, coords, tuple(slice(0, n) for n in self.meta.layout.inner), out)
+        layout = self.layout
+        return self._decode_into(layout, coords, tuple(slice(0, n) for n in layout.inner), out)
 
     def _decode_into(self, layout: Layout, coords: tuple[int, ...], part: Region, out: NDArray[Any]) -> int:
         raw, name = self._chunk_bytes(layout, coords)
@@ -154,10 +188,12 @@ class ChunkedArray:
                     rule="every chunk must be there",
                     fix="copy the store again",
                 )
+            self.n_absent += 1
             out[...] = 0 if self.meta.fill_value is None else self.meta.fill_value  # null in Zarr v2
             return 0
         try:
-            if self.meta.is_string:
+            self._check_checksum(layout, raw)
+            if layout.stored_dtype.kind == "O":
                 chunk = self._decode_strings(layout, raw)
             else:
                 whole = all(p.start == 0 and p.stop == n for p, n in zip(part, layout.inner, strict=True))
@@ -166,7 +202,7 @@ class ChunkedArray:
                     codecs.decode(layout.chain, raw, out.reshape(-1).view(np.uint8))
                     return len(raw)
                 chunk = self._decode_scratch(layout, raw)
-        except (codecs.CodecError, ValueError) as error:
+        except (CodecError, ValueError) as error:
             raise Unreadable(
                 f"chunk is cut short or corrupt: {error}", array=self.label, value=name, fix="copy the store again"
             ) from None
@@ -188,82 +224,106 @@ class ChunkedArray:
         stored = flat.reshape(tuple(layout.inner[axis] for axis in layout.order))
         return stored.transpose(np.argsort(layout.order))
 
+    def _check_checksum(self, layout: Layout, raw: memoryview) -> None:
+        """Where checksums are required, a zstd frame must have the one that the metadata announce."""
+        wanted = self._limits.require_checksum and layout.chain == ("zstd",)
+        if wanted and not guard.zstd_has_checksum(raw):
+            raise CodecError("no checksum in the frame, though the metadata announce one (require_checksum)")
+
     def _decode_strings(self, layout: Layout, raw: memoryview) -> NDArray[Any]:
-        chain = [name for name in layout.chain if name != "crc32c"]
-        data: memoryview = raw
-        if layout.chain[-1:] == ("crc32c",):
-            data = codecs.strip_crc32c(raw)
-        if chain == ["zstd"]:
-            size = codecs.zstd_content_size(data)
-            if size is None or size > MAX_STRING_BYTES:
-                raise codecs.CodecError(f"declares a size of {size} bytes")
-            plain = np.empty(size, np.uint8)
-            codecs.decode(("zstd",), data, plain)
-            data = plain.data
-        elif chain:
-            raise Unreadable("strings with this compressor", array=self.label, value=chain[0], rule="zstd or none")
-        flat = decode_strings(data)
+        flat = decode_strings(codecs.decode_unsized(layout.chain, raw, guard.MAX_STRING_BYTES))
         if flat.size != math.prod(layout.inner):
-            raise codecs.CodecError(f"{flat.size} strings where {math.prod(layout.inner)} are expected")
+            raise CodecError(f"{flat.size} strings where {math.prod(layout.inner)} are expected")
         return self._in_order(layout, flat)
 
+    def _most_bytes(self, layout: Layout) -> int:
+        """Most bytes that one encoded chunk may take in its file."""
+        if layout.stored_dtype.kind == "O":
+            return guard.encoded_limit(guard.MAX_STRING_BYTES)
+        return guard.encoded_limit(math.prod(layout.inner) * layout.stored_dtype.itemsize)
+
     def _chunk_bytes(self, layout: Layout, coords: tuple[int, ...]) -> tuple[memoryview | None, str]:
+        name, label, span = self._place(layout, coords)
+        if span is None:
+            return None, label
+        if span[1] is None and name in self._held:
+            return memoryview(self._held[name]), name
+        return self._file_bytes(name, *span, most=self._most_bytes(layout))[0], label
+
+    def _place(self, layout: Layout, coords: tuple[int, ...]) -> tuple[str, str, tuple[int, int | None] | None]:
+        """File of a chunk, its name in errors, and where it lies in the file: offset and size (None: all of it).
+
+        No place for an inner chunk that the shard does not hold.
+        """
         if not layout.sharded:
             name = layout.key(coords)
-            return memoryview(self._held[name]) if name in self._held else self._file_bytes(name), name
+            return name, name, (0, None)
         per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
         shard = tuple(c // n for c, n in zip(coords, per_shard, strict=True))
         within = tuple(c % n for c, n in zip(coords, per_shard, strict=True))
         name = layout.key(shard)
         label = f"{name} inner chunk {within}"
-        index = self._shard_index(layout, name, per_shard)
+        index = self.shard_index(layout, name, per_shard)
         if index is None:
-            return None, label
+            return name, label, None
         offset, size = (int(v) for v in index[within])
-        if offset == _ABSENT and size == _ABSENT:
-            return None, label
-        return self._file_bytes(name, offset, size), label
+        if offset == guard.ABSENT and size == guard.ABSENT:
+            return name, label, None
+        if size > self._most_bytes(layout):
+            raise Unreadable("chunk has more bytes than its content can take", array=self.label, value=label)
+        return name, label, (offset, size)
 
-    def _shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
+    def shard_index(self, layout: Layout, name: str, per_shard: tuple[int, ...]) -> NDArray[np.uint64] | None:
+        """Offset and size of each chunk inside a shard, ``[*per_shard, 2]``, after a check; None without the file."""
         if name in self._indices:
             return self._indices[name]
         n_bytes = math.prod(per_shard) * 16
         total = n_bytes + (4 if layout.index_crc else 0)
-        raw = self._file_bytes(name, -total if layout.index_at_end else 0, total)
+        raw, length = self._file_bytes(name, -total if layout.index_at_end else 0, total)
         if raw is None:
             self._indices[name] = None
             return None
         try:
             body = codecs.strip_crc32c(raw) if layout.index_crc else raw
-        except codecs.CodecError as error:
+            index = np.frombuffer(bytes(body), "<u8").reshape(*per_shard, 2)
+            first, last = (0, length - total) if layout.index_at_end else (total, length)
+            guard.check_index(index, first, last)
+        except CodecError as error:
             raise Unreadable(
                 f"shard index is corrupt: {error}", array=self.label, value=name, fix="copy the store again"
             ) from None
-        index = np.frombuffer(bytes(body), "<u8").reshape(*per_shard, 2)
         self._indices[name] = index
         return index
 
-    def _file_bytes(self, name: str, offset: int = 0, size: int | None = None) -> memoryview | None:
-        """Bytes of a file, or of a range of it, in this thread's buffer; None if there is no such file.
+    def _file_bytes(
+        self, name: str, offset: int = 0, size: int | None = None, most: int = 1 << 62
+    ) -> tuple[memoryview | None, int]:
+        """Bytes of a file, or of a range of it, in this thread's buffer, and its length; None if there is no such file.
 
         A negative offset counts from the end.
         """
+        with reads.noted(f"{self.path}/{name}"):
+            return self._read_file(name, offset, size, most)
+
+    def _read_file(self, name: str, offset: int, size: int | None, most: int) -> tuple[memoryview | None, int]:
         try:
-            handle = system.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+            handle, length = guard.open_file(f"{self.path}/{name}", self.label, name, "chunk")
         except FileNotFoundError:
-            return None
+            return None, 0
         except OSError as error:
-            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+            if isinstance(error, Unreadable):
+                raise
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         try:
-            status = system.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable("chunk is not a regular file", array=self.label, value=name)
-            length = status.st_size
             offset = length + offset if offset < 0 else offset
             size = length - offset if size is None else size
             if offset < 0 or offset + size > length:
                 raise Unreadable(
                     "chunk is cut short", array=self.label, value=f"{name}: {length} bytes", fix="copy the store again"
+                )
+            if size > most:
+                raise Unreadable(
+                    "chunk has more bytes than its content can take", array=self.label, value=f"{name}: {length} bytes"
                 )
             buffer = _scratch.get("compressed", size)
             view = buffer.data
@@ -273,49 +333,13 @@ class ChunkedArray:
                 if n == 0:
                     raise Unreadable("chunk is cut short", array=self.label, value=name)
                 done += n
-            return view
+            return view, length
         except OSError as error:
             if isinstance(error, Unreadable):
                 raise
-            raise Unreadable(f"chunk cannot be read: {error.strerror}", array=self.label, value=name) from None
+            raise reads.failure(error, "chunk cannot be read", array=self.label, value=name) from None
         finally:
             system.close(handle)
-
-    # --- any other layout
-
-    def _open_zarr(self) -> Any:
-        if self._zarr is None:
-            import zarr  # only for layouts that are not decoded here
-
-            try:
-                self._zarr = zarr.open_array(str(self.path), mode="r")
-            except Exception as error:
-                raise Unreadable(f"zarr-python cannot open it: {error}", array=self.label) from None
-        return self._zarr
-
-    def _read_with_zarr(self, region: Region, out: NDArray[Any]) -> int:
-        array = self._open_zarr()
-        if array.shards is not None and not self.absent_is_fill:
-            raise Unreadable(
-                "sharded with codecs whose missing chunks cannot be seen",
-                array=self.label,
-                fix="rewrite the store with bytes + zstd",
-            )
-        for coords in _overlapping(region, array.chunks):
-            name = array.metadata.encode_chunk_key(coords)
-            path = self.path / name
-            if not path.is_file() and (path.exists() or not self.absent_is_fill):
-                raise Unreadable("chunk is missing", array=self.label, value=name, rule="every chunk must be there")
-            origin = tuple(c * n for c, n in zip(coords, array.chunks, strict=True))
-            block = tuple(
-                slice(max(s.start, o), min(s.stop, o + n)) for s, o, n in zip(region, origin, array.chunks, strict=True)
-            )
-            target = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(block, region, strict=True))
-            try:
-                out[target] = array[block]
-            except Exception as error:
-                raise Unreadable(f"chunk cannot be decoded: {error}", array=self.label, value=name) from None
-        return out.nbytes
 
 
 def _overlapping(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -1,11 +1,10 @@
 """Chunk codecs: bytes of a chunk to its array and back, into buffers that the caller owns.
 
-Only codecs on the list below are run; each checks the decoded size before or while it decodes.
+Only the codecs of :data:`calib_gpu.store.guard.CODECS` are run; each checks the decoded size before or while it decodes.
 """
 
 from __future__ import annotations
 
-import gzip
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-Buffer = bytes | memoryview
+from calib_gpu.store import guard
+from calib_gpu.store.guard import Buffer, CodecError
+
 Encoded = Any
 """An encoded chunk: bytes, or a segment of a buffer of zstandard, whose stub does not tell that it holds bytes."""
 
@@ -32,33 +33,6 @@ SMALL_BYTES: Final = 32 * 1024
 """Decoded size up to which a chunk is small: there the calls cost more than the bytes."""
 
 _SEVERAL_AT_ONCE: Final = "multi_compress_to_buffer" in zstandard.backend_features
-
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-
-
-class CodecError(ValueError):
-    """A chunk that does not decode to what its metadata says."""
-
-
-def _check_size(found: int | None, expected: int) -> None:
-    if found is not None and found != expected:
-        raise CodecError(f"decodes to {found} bytes where {expected} are expected")
-
-
-def zstd_content_size(frame: Buffer) -> int | None:
-    """Content size that a zstd frame declares in its header (RFC 8878, 3.1.1.1), None if it does not."""
-    head = bytes(memoryview(frame)[:18])
-    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
-        raise CodecError("not a zstd frame")
-    descriptor = head[4]
-    single_segment, dictionary_flag, size_flag = descriptor >> 5 & 1, descriptor & 3, descriptor >> 6
-    start = 5 + (0 if single_segment else 1) + (0, 1, 2, 4)[dictionary_flag]
-    width = (1 if single_segment else 0, 2, 4, 8)[size_flag]
-    if width == 0:
-        return None
-    if len(head) < start + width:
-        raise CodecError("zstd frame header cut short")
-    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
 
 
 class _Coders(threading.local):
@@ -84,8 +58,8 @@ def decode_small_zstd(data: Buffer) -> bytes:
 
 
 def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
-    size = zstd_content_size(data)
-    _check_size(size, out.nbytes)
+    size = guard.zstd_content_size(data)
+    guard.expect_size(size, out.nbytes)
     if size is not None and size <= SMALL_BYTES:
         try:
             out[:] = np.frombuffer(decode_small_zstd(data), np.uint8)
@@ -97,35 +71,37 @@ def _zstd(data: Buffer, out: NDArray[np.uint8]) -> None:
 
 
 def _blosc(data: Buffer, out: NDArray[np.uint8]) -> None:
-    head = bytes(memoryview(data)[:16])
-    if len(head) < 16:
-        raise CodecError("blosc header cut short")
-    if int.from_bytes(head[12:16], "little") != len(memoryview(data)):
-        raise CodecError("blosc frame is cut short or has bytes behind it")
-    _check_size(int.from_bytes(head[4:8], "little"), out.nbytes)
+    guard.expect_size(guard.blosc_content_size(data, len(memoryview(data))), out.nbytes)
     numcodecs.blosc.decompress(data, out)
+
+
+def _inflate(wbits: int, data: Buffer, most: int) -> bytes:
+    """A whole deflate stream of at most ``most`` bytes; no more than that is ever decoded."""
+    stream = zlib.decompressobj(wbits)
+    raw = stream.decompress(data, most + 1)
+    if not stream.eof:
+        raise CodecError(f"does not end after {most} bytes")
+    if stream.unused_data:
+        raise CodecError("has bytes behind it")
+    return raw
 
 
 def _deflate(wbits: int) -> Callable[[Buffer, NDArray[np.uint8]], None]:
     def decode(data: Buffer, out: NDArray[np.uint8]) -> None:
-        stream = zlib.decompressobj(wbits)
-        raw = stream.decompress(data, out.nbytes + 1)
-        if not stream.eof:
-            raise CodecError(f"does not end after {out.nbytes} bytes")
-        if stream.unused_data:
-            raise CodecError("has bytes behind it")
-        _check_size(len(raw), out.nbytes)
+        raw = _inflate(wbits, data, out.nbytes)
+        guard.expect_size(len(raw), out.nbytes)
         out[:] = np.frombuffer(raw, np.uint8)
 
     return decode
 
 
+_WBITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 DECODERS: Final[Mapping[str, Callable[[Buffer, NDArray[np.uint8]], None]]] = {
     "zstd": _zstd,
     "blosc": _blosc,
-    "gzip": _deflate(16 + zlib.MAX_WBITS),
-    "zlib": _deflate(zlib.MAX_WBITS),
+    **{name: _deflate(wbits) for name, wbits in _WBITS.items()},
 }
+"""The compressors of :data:`calib_gpu.store.guard.COMPRESSORS`."""
 
 
 def strip_crc32c(data: Buffer) -> memoryview:
@@ -136,6 +112,15 @@ def strip_crc32c(data: Buffer) -> memoryview:
     return view[:-4]
 
 
+def _without_checksums(chain: tuple[str, ...], data: Buffer) -> tuple[str, Buffer]:
+    """The compressor (empty without one), and its frame after the checksums behind it were checked."""
+    rest = list(chain)
+    while rest and rest[-1] == "crc32c":
+        data = strip_crc32c(data)
+        rest.pop()
+    return (rest[0] if rest else ""), data
+
+
 def decode(chain: tuple[str, ...], data: Buffer, out: NDArray[np.uint8]) -> None:
     """Undo the byte codecs of ``chain`` (in the order of encoding) into ``out``, which has the decoded size.
 
@@ -144,33 +129,50 @@ def decode(chain: tuple[str, ...], data: Buffer, out: NDArray[np.uint8]) -> None
     CodecError
         The chunk is cut, corrupt, or decodes to another size.
     """
-    rest = list(chain)
+    name, frame = _without_checksums(chain, data)
+    if not name:
+        guard.expect_size(len(memoryview(frame)), out.nbytes)
+        out[:] = np.frombuffer(frame, np.uint8)
+        return
     try:
-        while rest and rest[-1] == "crc32c":
-            data = strip_crc32c(data)
-            rest.pop()
-        if not rest:
-            _check_size(len(memoryview(data)), out.nbytes)
-            out[:] = np.frombuffer(data, np.uint8)
-        else:
-            DECODERS[rest[0]](data, out)
+        DECODERS[name](frame, out)
     except CodecError:
         raise
-    except (RuntimeError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+    except (RuntimeError, ValueError, zlib.error) as error:
         raise CodecError(str(error) or type(error).__name__) from None
 
 
-def supported(chain: tuple[str, ...]) -> bool:
-    """True for chains that :func:`decode` undoes: at most one compressor, then at most checksums."""
-    names = list(chain)
-    while names and names[-1] == "crc32c":
-        names.pop()
-    return not names or (len(names) == 1 and names[0] in DECODERS)
+def decode_unsized(chain: tuple[str, ...], data: Buffer, most: int) -> Buffer:
+    """Undo ``chain`` where the decoded size follows from the chunk alone, as for strings; at most ``most`` bytes."""
+    name, frame = _without_checksums(chain, data)
+    if not name:
+        return frame
+    try:
+        if name in _WBITS:
+            return _inflate(_WBITS[name], frame, most)
+        size = (
+            guard.zstd_content_size(frame)
+            if name == "zstd"
+            else guard.blosc_content_size(frame, len(memoryview(frame)))
+        )
+        if size is None or size > most:
+            raise CodecError(f"declares a size of {size} bytes, at most {most}")
+        out = np.empty(size, np.uint8)
+        DECODERS[name](frame, out)
+    except CodecError:
+        raise
+    except (RuntimeError, ValueError, zlib.error) as error:
+        raise CodecError(str(error) or type(error).__name__) from None
+    return out.data
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """How chunks are written: ``zstd``, or ``blosc_zstd`` or ``blosc_lz4`` (bits shuffled first); all with a checksum."""
+    """How chunks are written, all with a checksum.
+
+    ``zstd``; ``zstd_crc32c``, the same with its checksum outside of the frame, where it can be tested without decoding;
+    ``blosc_zstd`` or ``blosc_lz4``, bits shuffled first.
+    """
 
     name: str = "zstd"
     level: int = -1
@@ -183,10 +185,12 @@ class Compressor:
         """The bytes of a C-contiguous chunk; blosc has no checksum of its own, so that a crc32c follows."""
         if self.name == "zstd":
             return encode_zstd(chunk, self.level)
+        if self.name == "zstd_crc32c":
+            return with_crc32c(zstandard.ZstdCompressor(self.level, write_content_size=True).compress(chunk))
         name = self.name.removeprefix("blosc_")
         shuffle, block = numcodecs.blosc.BITSHUFFLE, BLOSC_BLOCK_BYTES
         frame: bytes = numcodecs.blosc.compress(chunk, name.encode(), self._blosc_level, shuffle, block)
-        return frame + crc32c(frame).to_bytes(4, "little")
+        return with_crc32c(frame)
 
     def encode_all(self, chunks: Sequence[Any]) -> list[Encoded]:
         """The bytes of several chunks, each as :meth:`encode` gives it; for zstd by one call without the interpreter."""
@@ -199,6 +203,8 @@ class Compressor:
         """The codecs of the Zarr document that undo it, for items of so many bytes."""
         if self.name == "zstd":
             return [{"name": "zstd", "configuration": {"level": self.level, "checksum": True}}]
+        if self.name == "zstd_crc32c":
+            return [{"name": "zstd", "configuration": {"level": self.level, "checksum": False}}, {"name": "crc32c"}]
         how = {
             "cname": self.name.removeprefix("blosc_"), "clevel": self._blosc_level, "shuffle": "bitshuffle",
             "typesize": itemsize, "blocksize": BLOSC_BLOCK_BYTES,
@@ -223,3 +229,8 @@ def encode_zstd(data: Any, level: int) -> bytes:
 def crc32c(data: Buffer) -> int:
     """crc32c (Castagnoli) of some bytes."""
     return int(google_crc32c.value(bytes(data)))
+
+
+def with_crc32c(data: bytes) -> bytes:
+    """Some bytes, and their crc32c behind them: the codec crc32c of Zarr v3."""
+    return data + crc32c(data).to_bytes(4, "little")

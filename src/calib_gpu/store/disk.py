@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from calib_gpu.store import system
 EARLY_WRITE_BYTES: Final = 4 * 1024 * 1024
 """Files from this size on start on their way to the disk when they are closed, so that the end has less to wait for."""
 
+_LOCK_WAIT_S, _LOCK_STEP_S = 1.0, 0.005
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR)
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -159,8 +162,9 @@ def replace_file(path: Path, data: bytes, folder: Path | None = None) -> None:
 
     ``folder``, on the same file system, is where the temporary file lies; None: beside the file.
     """
-    temporary = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
-    remove_file(temporary)
+    temporary = (
+        folder or path.parent
+    ) / f".{path.name}.{secrets.token_hex(4)}.tmp"  # process numbers repeat among hosts
     try:
         write_file(temporary, data)
         _sync(temporary, os.O_RDONLY)
@@ -177,6 +181,7 @@ def append_line(path: Path, line: bytes) -> None:
     try:
         handle = system.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            _lock_briefly(handle)
             size = system.fstat(handle).st_size
             whole = size == 0 or system.pread(handle, 1, size - 1) == b"\n"
             view = memoryview((b"" if whole else b"\n") + line + b"\n")
@@ -186,6 +191,18 @@ def append_line(path: Path, line: bytes) -> None:
             system.close(handle)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def _lock_briefly(handle: int) -> None:
+    """Lock a file that runs share until it is closed; goes on without where that cannot be had within a second."""
+    with contextlib.suppress(OSError):
+        for _ in range(round(_LOCK_WAIT_S / _LOCK_STEP_S)):
+            try:
+                system.lock(handle)
+            except BlockingIOError:
+                time.sleep(_LOCK_STEP_S)
+            else:
+                return
 
 
 def remove_file(path: Path) -> None:
@@ -305,8 +322,8 @@ def read_file(path: Path | str, at_most: int) -> bytes:
     """A file, or its first bytes; OSError as the system gives it."""
     handle = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
     try:
-        out = bytearray()
-        while len(out) < at_most and (block := system.read(handle, min(at_most - len(out), 1 << 20))):
+        out, step = bytearray(), system.block_size(system.fstat(handle))
+        while len(out) < at_most and (block := system.read(handle, min(at_most - len(out), step))):
             out += block
         return bytes(out)
     finally:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from calib_gpu import schema
-from calib_gpu.errors import StoreUnusable, Unreadable
+from calib_gpu.errors import BadShape, BadType, StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
+from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.group_files import GroupFiles
-from calib_gpu.store.l0_group import GroupReader, subscan_class, texts
-from calib_gpu.store.metadata import group_attrs, has_array, node_kind
-
-SCAN_NAME: Final = re.compile(r"scan_(\d{6,9})")
-BAND_NAME: Final = re.compile(r"band_[A-Za-z0-9._-]{1,60}")
+from calib_gpu.store.group_files import GroupFiles, counts_state
+from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, Limits
+from calib_gpu.store.kinds import refuse_no_folder, refuse_other_kind
+from calib_gpu.store.l0_group import GroupReader, group_files, subscan_class, texts
+from calib_gpu.store.metadata import GROUP_NODES, array_meta, group_attrs, has_array, node_kind
 
 
 class L0Store:
-    """An L0 session store, opened for reading; nothing below ``path`` is ever written.
+    """An L0 session store, opened for reading; nothing below ``path`` is ever written. ``limits`` says what is refused.
 
     Raises
     ------
@@ -30,63 +30,93 @@ class L0Store:
         ``path`` is not a Zarr group.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> None:
+        self.path, self.limits = Path(path), limits
         self._digests: dict[tuple[str, str], str] = {}
-        if not os.access(path, os.R_OK | os.X_OK) or not self.path.is_dir():
-            what = (
-                "cannot be read" if self.path.is_dir() else "is a file" if self.path.is_file() else "no such directory"
-            )
-            fix = "FITS files: calib-gpu ingest sdfits" if self.path.is_file() else "give the path of an L0 Zarr store"
-            raise StoreUnusable(what, array=str(path), fix=fix)
+        self._states: dict[str, bytes] = {}
+        refuse_no_folder(self.path, "L0")
         try:
             kind = node_kind(self.path)
-            self.attrs = group_attrs(self.path)
+            self.attrs = group_attrs(self.path, limits=limits)
         except Unreadable as error:
             raise StoreUnusable(str(error), fix="check the store's zarr.json") from None
         if kind != "group":
             rule = "zarr.json (or .zgroup) of a group at the top"
             raise StoreUnusable("not a Zarr group", array=str(path), rule=rule, fix="is this the right directory?")
-        found = self.attrs.get("format", "")
-        if found in ("l1-heterodyne", "l0-truth"):
-            rule = "a store of raw counts"
-            raise StoreUnusable("not an L0 store", array=str(path), value=found, rule=rule, fix="is it an output?")
-        if SCAN_NAME.fullmatch(self.path.name) and self.attrs.get("scan_number") is not None:
-            raise StoreUnusable("a scan, not a store", array=str(path), fix=f"give {self.path.parent} and --scans")
+        refuse_other_kind(self.path, "L0")
 
     def scan_ids(self) -> list[ScanId]:
         """All scan groups and bands, in the order of their numbers; calibration-only ones too."""
         ids: list[ScanId] = []
-        for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
-            match = SCAN_NAME.fullmatch(entry.name)
-            if not match or entry.name != f"scan_{int(match[1]):06d}" or not entry.is_dir():
-                continue
+        for entry in self._scan_folders()[0]:
+            number = int(entry.name.removeprefix("scan_"))
             if not os.access(entry.path, os.R_OK | os.X_OK):
-                ids.append(ScanId(int(match[1])))  # the reader names the damage
+                ids.append(ScanId(number))  # the reader names the damage
                 continue
-            bands = sorted(
-                b.name
-                for b in os.scandir(entry.path)
-                if BAND_NAME.fullmatch(b.name) and b.is_dir() and _is_group(Path(b.path))
-            )
-            ids += [ScanId(int(match[1]), band) for band in bands] or [ScanId(int(match[1]))]
+            bands = sorted(b.name for b in os.scandir(entry.path) if BAND_NAME.fullmatch(b.name) and _is_band(b))
+            ids += [ScanId(number, band) for band in bands] or [ScanId(number)]
         return sorted(ids)
 
+    def strange_scans(self) -> dict[str, Unreadable]:
+        """What a person would take for scans of this store, but is not read as such: name as shown, and why."""
+        return self._scan_folders()[1]
+
+    def _scan_folders(self) -> tuple[list[os.DirEntry[str]], dict[str, Unreadable]]:
+        """The folders of scans, and what only looks like one."""
+        folders: list[os.DirEntry[str]] = []
+        strange: dict[str, Unreadable] = {}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                is_folder, named = entry.is_dir(follow_symlinks=False), guard.scan_number(entry.name) is not None
+                if is_folder and named:
+                    folders.append(entry)
+                elif named or (guard.looks_like_scan(entry.name) and not entry.is_file(follow_symlinks=False)):
+                    what = (
+                        "is a symbolic link" if entry.is_symlink() else "is no folder" if named else "not a scan's name"
+                    )
+                    rule = "scan_NNNNNN, a folder of the store itself"
+                    strange[guard.shown(entry.name)] = Unreadable(what, rule=rule, fix="rename it, or move it away")
+                if len(folders) + len(strange) > self.limits.max_scans:
+                    rule = f"<= {self.limits.max_scans} (max_scans)"
+                    raise StoreUnusable("too many scans", array=str(self.path), rule=rule)
+        return folders, dict(sorted(strange.items()))
+
     def has(self, scan: ScanId, group: str) -> bool:
-        """True if the scan has a ``source`` or ``calibration`` group."""
-        return _is_group(self.path / scan.path / group)
+        """True if the scan has a ``source`` or ``calibration``, be it a sound one or not: the reader names the damage."""
+        return os.path.lexists(self.path / scan.path / group)
 
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
         """Attributes of the store, those of the scan over them, those of the band over these."""
-        attrs = {**self.attrs, **group_attrs(self.path / f"scan_{scan.number:06d}")}
-        return attrs | group_attrs(self.path / scan.path) if scan.band else attrs
+        top = ScanId(scan.number)
+        own = self._attrs_of(top)
+        number = own.get("scan_number", scan.number)
+        if isinstance(number, bool) or str(number) not in (str(scan.number), f"{scan.number}.0"):
+            rule = f"that of the group's name, {scan.number}"
+            raise BadType("attribute contradicts the name of the group", array="scan_number", value=number, rule=rule)
+        return {**self.attrs, **own, **(self._attrs_of(scan) if scan.band else {})}
+
+    def _attrs_of(self, scan: ScanId) -> dict[str, Any]:
+        folder = self.path / scan.path
+        guard.check_folders(self.path, Path(scan.path).parts)
+        if not any(os.path.lexists(folder / name) for name in GROUP_NODES):
+            raise Unreadable("document of the group is missing", array=str(folder), rule="zarr.json (or .zgroup)")
+        return group_attrs(folder, limits=self.limits)
 
     def group(self, scan: ScanId, name: str) -> CountGroup:
         """Metadata of ``source`` or ``calibration``: every small array is read, the counts are opened."""
-        table = schema.L0_SOURCE if name == "source" else schema.L0_CALIBRATION
-        reader = GroupReader(self.path / scan.path / name, name, table, self.scan_attrs(scan))
-        self._digests[scan.path, name] = self._digest(scan, reader.files)
+        attrs = self.scan_attrs(scan)
+        guard.check_folders(self.path / scan.path, (name,))
+        reader = GroupReader(self.path / scan.path / name, name, attrs, self.limits)
+        self._digests[scan.path, name] = _digest(attrs, reader.files)
+        self._states[f"{scan.path}/{name}"] = reader.files.state
         return reader.read()
+
+    def check_unchanged(self, groups: Iterable[str]) -> None:
+        """:class:`Unreadable` if the counts of these groups (``scan_025650/source``) changed since :meth:`group` read them."""
+        for name in groups:
+            if name in self._states and counts_state(self.path / name, "data_5d") != self._states[name]:
+                rule = "sizes and times of all files stay as they are"
+                raise Unreadable("changed while it was read", array=name, rule=rule, fix="run again when it is written")
 
     def subscan_classes(self, scan: ScanId, group: str) -> list[str] | None:
         """The sobsmode strings of ``source`` or ``calibration``, cleaned; None if the array is missing.
@@ -96,7 +126,10 @@ class L0Store:
         array = self.path / scan.path / group / "sobsmode"
         if not has_array(array):
             return None
-        values = ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=True).values()
+        values = ChunkedArray(array, f"{group}/sobsmode", absent_is_fill=False, limits=self.limits).values()
+        counts = self.path / scan.path / group / "data_5d"
+        if not values.size and has_array(counts) and array_meta(counts).shape[-1:] != (0,):
+            raise BadShape("empty", array=f"{group}/sobsmode", value=[0], rule="one a subscan of data_5d")
         return [subscan_class(text) for text in texts(values)]
 
     def input_digest(self, scan: str, group: str) -> str:
@@ -107,18 +140,21 @@ class L0Store:
         """
         if (scan, group) not in self._digests:
             number, _, band = scan.removeprefix("scan_").partition("/")
-            files = GroupFiles(self.path / scan / group, counts="data_5d")
-            self._digests[scan, group] = self._digest(ScanId(int(number), band), files)
+            files = group_files(self.path / scan / group, group)
+            self._digests[scan, group] = _digest(self.scan_attrs(ScanId(int(number), band)), files)
         return self._digests[scan, group]
 
-    def _digest(self, scan: ScanId, files: GroupFiles) -> str:
-        attrs = self.scan_attrs(scan)
-        read = {name: attrs[name] for name in schema.READ_ATTRIBUTES if name in attrs}
-        return hashlib.sha256((files.digest + json.dumps(read, sort_keys=True)).encode()).hexdigest()
+
+def _digest(attrs: Mapping[str, Any], files: GroupFiles) -> str:
+    read = {name: attrs[name] for name in schema.READ_ATTRIBUTES if name in attrs}
+    return hashlib.sha256((files.digest + json.dumps(read, sort_keys=True)).encode()).hexdigest()
 
 
-def _is_group(path: Path) -> bool:
+def _is_band(entry: os.DirEntry[str]) -> bool:
+    """True for a band group, be it sound or not: the reader names the damage."""
+    if entry.is_symlink():
+        return True
     try:
-        return node_kind(path) == "group"
+        return entry.is_dir() and node_kind(Path(entry.path)) == "group"
     except Unreadable:
-        return True  # let the reader name the damage
+        return True

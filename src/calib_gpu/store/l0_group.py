@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu import schema
-from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue
+from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue, Unreadable
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Subscan, Tuning
+from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.group_files import GroupFiles
-from calib_gpu.store.metadata import NODES, group_attrs, has_array
+from calib_gpu.store.guard import DEFAULT_LIMITS, Limits
+from calib_gpu.store.metadata import GROUP_NODES, NODES, group_attrs, has_array
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -51,9 +53,24 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def told(value: Any) -> Any:
+    """An attribute's value as an error tells it: null by its name in JSON."""
+    return "null" if value is None else value
+
+
 def texts(values: NDArray[Any]) -> list[str]:
     """The strings of an array, flat."""
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
+
+
+def table_of(group: str) -> tuple[schema.Array, ...]:
+    """The arrays of ``source`` or ``calibration``."""
+    return schema.L0_SOURCE if group == "source" else schema.L0_CALIBRATION
+
+
+def group_files(path: Path, group: str) -> GroupFiles:
+    """The small files of a ``source`` or ``calibration`` in folder ``path``."""
+    return GroupFiles(path, counts="data_5d", arrays={row.name for row in table_of(group)})
 
 
 class GroupReader:
@@ -62,24 +79,61 @@ class GroupReader:
     Numbers come as float64 or int64, strings as an object array, all with one of the axis orders of the table.
     """
 
-    def __init__(self, path: Path, name: str, table: tuple[schema.Array, ...], scan_attrs: Mapping[str, Any]) -> None:
-        self.path, self.name, self.table = path, name, table
-        self.files = GroupFiles(path, counts="data_5d", arrays={row.name for row in table})
-        self.attrs = {**scan_attrs, **group_attrs(path, self.files.of())}
+    def __init__(self, path: Path, name: str, scan_attrs: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> None:
+        self.path, self.name, self.limits = path, name, limits
+        self.files = group_files(path, name)
+        if self.files.of().keys().isdisjoint(GROUP_NODES):
+            raise Unreadable("document of the group is missing", array=name, rule="zarr.json (or .zgroup)")
+        self.attrs = {**scan_attrs, **group_attrs(path, self.files.of(), limits)}
+        self._unchecked: list[str] = []
+        self._absent: list[str] = []
 
     def read(self) -> CountGroup:
         """The group; a :class:`calib_gpu.errors.ScanFailure` names array, value and rule of what is wrong."""
+        self._name("source_name")
+        if self.attrs.get("pwv_header") is not None:
+            self._finite("pwv_header", self.attrs["pwv_header"])
         counts = self._open_counts()
         shape: tuple[int, int, int, int, int] = counts.shape  # type: ignore[assignment]
         sizes = dict(zip(schema.COUNT_AXES, shape, strict=True))
-        read = {row.name: self._read(row, sizes) for row in self.table if row.name != "data_5d"}
+        read = {row.name: self._read(row, sizes) for row in table_of(self.name) if row.name != "data_5d"}
         arrays = {name: values for name, values in read.items() if values is not None}
         rule = self._sample_rule(counts)
         per_dump = self._choice("exptime_kind", "subscan", ("subscan", "dump")) == "dump"
         subscans = self._subscans(arrays, counts, rule, per_dump=per_dump)
         epoch = round(float(arrays["mjd"][0]) * MICROSECONDS_PER_DAY)
         tuning = self._tuning(arrays, shape)
-        return CountGroup(self.name, shape, subscans, epoch, tuning, counts, rule, per_dump, self.attrs, arrays)
+        return CountGroup(
+            self.name,
+            shape,
+            subscans,
+            epoch,
+            tuning,
+            counts,
+            rule,
+            per_dump,
+            self.attrs,
+            arrays,
+            tuple(self._warnings()),
+        )
+
+    def _warnings(self) -> Iterator[str]:
+        """What is doubtful in how the arrays are stored."""
+        if self._unchecked:
+            names = ", ".join(self._unchecked[:3]) + (" and others" if len(self._unchecked) > 3 else "")
+            yield f"no checksum in {names}: damage is not seen (--require-checksum refuses such scans)"
+        if self._absent:
+            yield f"a chunk is absent and taken as the fill value in {', '.join(self._absent)}"
+
+    def _open(self, name: str, *, absent_is_fill: bool) -> ChunkedArray:
+        label, held = self._label(name), self.files.of(name)
+        if held and held.keys().isdisjoint(NODES):
+            raise Unreadable("document of the array is missing", array=label, rule="zarr.json (or .zarray)")
+        held = {} if name == "data_5d" else held
+        array = ChunkedArray(self.path / name, label, absent_is_fill=absent_is_fill, held=held, limits=self.limits)
+        if not array.has_checksum:
+            self._unchecked.append(label)
+        return array
 
     def _label(self, array: str) -> str:
         return f"{self.name}/{array}"
@@ -88,12 +142,18 @@ class GroupReader:
         label = self._label("data_5d")
         if not has_array(self.path / "data_5d"):
             raise MissingValue("required array is missing", array=label)
-        counts = ChunkedArray(self.path / "data_5d", label, absent_is_fill=False)
+        counts = self._open("data_5d", absent_is_fill=False)
         if len(counts.shape) != 5 or min(counts.shape) < 1:
             rule = "five axes C, D, R, A, S, none empty"
             raise BadShape("wrong shape", array=label, value=counts.shape, rule=rule)
         if counts.meta.dtype is None or counts.dtype.name not in COUNT_DTYPES:
             raise BadType("wrong type", array=label, value=str(counts.meta.dtype), rule=" or ".join(COUNT_DTYPES))
+        _ = counts.layout
+        try:
+            most = self.limits.max_scan_bytes
+            guard.check_size("array", counts.shape, counts.dtype.itemsize, most, "max_scan_bytes")
+        except ValueError as error:
+            raise BadShape(str(error), array=label) from None
         for found, axis in zip(counts.meta.dims or (), schema.COUNT_AXES, strict=False):
             if found is not None and found.lower() not in DIMENSION_NAMES[axis]:
                 rule = "dimension_names C, D, R, A, S"
@@ -109,8 +169,10 @@ class GroupReader:
             fill = None
         elif fill is not None:
             value = self._finite("fill", fill)
-            if value != int(value):
-                raise BadType("attribute is not an integer", array=self._label("fill"), value=fill)
+            low, high = np.iinfo(counts.dtype).min, np.iinfo(counts.dtype).max
+            if value != int(value) or not low <= value <= high:
+                rule = f"a whole number of {counts.dtype}, {low} to {high}"
+                raise BadType("attribute is no missing value", array=self._label("fill"), value=fill, rule=rule)
             fill = int(fill)
         saturation = self.attrs.get("adc_saturation")
         if saturation is not None and not self._finite("adc_saturation", saturation) > 0.0:
@@ -125,12 +187,14 @@ class GroupReader:
 
     def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
         label = self._label(row.name)
-        held = self.files.of(row.name)
-        if held.keys().isdisjoint(NODES) and not has_array(self.path / row.name):
+        if not self.files.of(row.name) and not has_array(self.path / row.name):
             if row.required:
                 raise MissingValue("required array is missing", array=label, rule=row.meaning)
             return None
-        values = ChunkedArray(self.path / row.name, label, absent_is_fill=True, held=held).values()
+        stored = self._open(row.name, absent_is_fill=row.name != "sobsmode")
+        values = stored.values()
+        if stored.n_absent:
+            self._absent.append(label)
         wanted = [tuple(sizes[axis] for axis in order) for order in row.axes]
         scalar = values.shape == () and ("S",) in row.axes and row.name not in PER_SUBSCAN
         if values.shape not in wanted and not scalar:
@@ -138,13 +202,18 @@ class GroupReader:
             raise BadShape("wrong shape", array=label, value=list(values.shape), rule=" or ".join(orders))
         if row.dtype == "str":
             if values.dtype.kind not in "OUST":
-                raise BadType("not strings", array=label, value=str(values.dtype))
+                raise BadType("wrong type", array=label, value=str(values.dtype), rule="a text")
             return np.array(texts(values), dtype=object).reshape(values.shape)
         if values.dtype.kind not in "iuf":
             raise BadType("wrong type", array=label, value=str(values.dtype), rule="a number")
+        low, high = schema.PLAUSIBLE[row.name]
+        beyond = (values < low) | (values > high)
+        if beyond.any():
+            rule = f"{low:g} to {high:g} {row.unit}".rstrip()
+            raise BadType("not a possible value", array=label, value=values[beyond].ravel()[0], rule=rule)
         if row.dtype == "int":
             if values.dtype.kind == "f" and not np.all(values == np.rint(values)):
-                raise BadType("not whole numbers", array=label, value=str(values.ravel()[:4]))
+                raise BadType("not whole numbers", array=label, value=str(values.ravel()[:4]), rule="whole numbers")
             return values.astype(np.int64)
         return values.astype(np.float64)
 
@@ -152,14 +221,15 @@ class GroupReader:
         """Frequencies of the first subscan, after the check that all have the same axis."""
         applied = self.attrs.get("freq_off_applied", True)
         if not isinstance(applied, bool):
-            raise BadType("attribute is not true or false", array=self._label("freq_off_applied"), value=applied)
+            where, rule = self._label("freq_off_applied"), "true or false"
+            raise BadType("attribute is not a truth value", array=where, value=told(applied), rule=rule)
         base = self._finite("ref_channel_base", self.attrs.get("ref_channel_base", 0.0))
         offset = arrays["freq_off"] if not applied and "freq_off" in arrays else np.zeros(())
         names = arrays.get("frontend_backends")
         pixels = None if names is None else tuple(names.ravel())
         if names is not None and names.ndim < 2:
             pixels = tuple(sorted(set(names.ravel())))  # [S]: a name a subscan, whose number says nothing
-        tuning_id = self.attrs.get("tuning_id")
+        tuning_id = self._name("tuning_id")
         columns = np.broadcast_arrays(
             np.zeros(shape[4]), arrays["signal_freq"] + offset, arrays["image_freq"] + offset, arrays["freq_res"],
             arrays["ref_channel"] - base,
@@ -225,12 +295,22 @@ class GroupReader:
     def _choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.attrs.get(name, default)
         if value not in choices:
-            raise BadType("attribute not understood", array=self._label(name), value=value, rule=" or ".join(choices))
+            where, rule = self._label(name), " or ".join(choices)
+            raise BadType("attribute not understood", array=where, value=told(value), rule=rule)
         return str(value)
+
+    def _name(self, name: str) -> Any:
+        """A text (or number) of the attributes; None without it."""
+        value = self.attrs.get(name)
+        if isinstance(value, list | dict | bool):
+            raise BadType("attribute is no name", array=self._label(name), value=value, rule="a text or a number")
+        return value
 
     def _finite(self, name: str, value: Any) -> float:
         if not is_finite(value):
-            raise BadType("attribute is not a number", array=self._label(name), value=value)
+            raise BadType(
+                "attribute is not a number", array=self._label(name), value=told(value), rule="a finite number"
+            )
         return float(value)
 
 

@@ -15,24 +15,27 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import disk
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.documents import array_document, chunk_key, dump_json
+from calib_gpu.store.kinds import L0_FORMAT
 from calib_gpu.store.shards import MAX_SHARD_BYTES, ShardWriter
 from calib_gpu.store.small import write_array, write_group
 
-FORMAT: Final = "l0-heterodyne"
 FORMAT_VERSION: Final = "1.0"
 CHUNK_CHANNELS: Final = 4096
 COMPRESSOR: Final = Compressor("zstd", 1)
 
 
 class L0Writer:
-    """A new L0 store. ``path`` must not exist, or be an empty folder; else :class:`calib_gpu.errors.OutputError`."""
+    """A new L0 store. ``path`` must not exist, or be an empty folder; else :class:`calib_gpu.errors.OutputError`.
 
-    def __init__(self, path: Path, attrs: Mapping[str, Any]) -> None:
-        self.path = path
+    ``counts`` is how the counts are written.
+    """
+
+    def __init__(self, path: Path, attrs: Mapping[str, Any], counts: Compressor = COMPRESSOR) -> None:
+        self.path, self._counts = path, counts
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise disk.not_empty(path)
         disk.make_dirs(path)
-        write_group(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs})
+        write_group(path, {"format": L0_FORMAT, "format_version": FORMAT_VERSION, **attrs})
 
     def scan(self, scan: ScanId, attrs: Mapping[str, Any]) -> None:
         """Create a scan group (and the group of its band) with its attributes."""
@@ -59,7 +62,7 @@ class L0Writer:
             row = table[key]
             about = {"units": row.unit, "long_name": row.meaning} if row.unit else {"long_name": row.meaning}
             write_array(folder / key, values, axes, about, COMPRESSOR)
-        return CountsWriter(folder / "data_5d", shape, np.dtype(dtype), dict(attrs or {}))
+        return CountsWriter(folder / "data_5d", shape, np.dtype(dtype), dict(attrs or {}), self._counts)
 
 
 class CountsWriter:
@@ -69,10 +72,11 @@ class CountsWriter:
     """
 
     def __init__(
-        self, folder: Path, shape: tuple[int, int, int, int, int], dtype: np.dtype[Any], attrs: dict[str, Any]
-    ) -> None:
+        self, folder: Path, shape: tuple[int, int, int, int, int], dtype: np.dtype[Any], attrs: dict[str, Any],
+        compressor: Compressor = COMPRESSOR,
+    ) -> None:  # fmt: skip
         c, d, _, _, s = shape
-        self.folder, self.shape, self.dtype = folder, shape, dtype
+        self.folder, self.shape, self.dtype, self.compressor = folder, shape, dtype, compressor
         self.channels = min(c, CHUNK_CHANNELS)
         at_most = max(1, MAX_SHARD_BYTES // (c * d * dtype.itemsize))
         self.block = -(-s // -(-s // at_most))
@@ -83,7 +87,7 @@ class CountsWriter:
         shard = (self.n_inner * self.channels, d, 1, 1, self.block)
         doc = array_document(
             shape, dtype.name, shard, schema.COUNT_AXES, {"units": "counts", **attrs},
-            inner=(self.channels, d, 1, 1, 1), fill_value=missing, compressor=COMPRESSOR,
+            inner=(self.channels, d, 1, 1, 1), fill_value=missing, compressor=compressor,
         )  # fmt: skip
         disk.write_file(folder / "zarr.json", dump_json(doc))
 
@@ -96,7 +100,7 @@ class CountsWriter:
     def open(self, r: int, a: int, subscans: range) -> PixelShard:
         """Start the shard of one of :meth:`blocks`."""
         key = chunk_key(0, 0, r, a, subscans.start // self.block)
-        return PixelShard(self, ShardWriter(self.folder / key, (self.n_inner, 1, 1, 1, self.block), COMPRESSOR))
+        return PixelShard(self, ShardWriter(self.folder / key, (self.n_inner, 1, 1, 1, self.block), self.compressor))
 
     def write_all(self, counts: NDArray[Any]) -> None:
         """Write a whole array ``[C, D, R, A, S]`` that is in memory."""

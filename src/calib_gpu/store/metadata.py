@@ -1,10 +1,8 @@
-"""Zarr metadata documents, v3 and v2, read into one description; and the v3 documents that we write."""
+"""Zarr metadata documents, v3 and v2, read into one description."""
 
 from __future__ import annotations
 
 import base64
-import json
-import math
 import os
 import re
 import struct
@@ -17,16 +15,19 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import codecs, disk
+from calib_gpu.store import guard, reads, system
+from calib_gpu.store.guard import DEFAULT_LIMITS, Limits, dims
 
-MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
-MAX_RANK: Final = 32
 NODES: Final = ("zarr.json", ".zarray")
 """Documents of an array, v3 and v2."""
+GROUP_NODES: Final = ("zarr.json", ".zgroup")
+"""Documents of a group, v3 and v2."""
 
 NUMERIC: Final = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 }  # fmt: skip
+FIXED_STRINGS: Final = {"fixed_length_utf32": ("U", 4), "null_terminated_bytes": ("S", 1)}
+"""Types of strings of fixed length: NumPy kind, and bytes a character."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Layout:
     """How the chunks of an array lie on disk, as far as this package decodes them itself.
 
     ``chunk`` is what one file holds, ``inner`` what one decode gives (the same without sharding);
-    ``chain`` are the byte codecs in the order of encoding, ``order`` the axis permutation of a transpose codec.
+    ``chain`` are the byte codecs in the order of encoding, ``order`` the axis permutation of a transpose codec;
+    ``checked`` tells that one of them sees damaged bytes.
     """
 
     chunk: tuple[int, ...]
@@ -47,6 +49,7 @@ class Layout:
     index_crc: bool = True
     key_prefix: str = "c"
     separator: str = "/"
+    checked: bool = False
 
     def key(self, coords: tuple[int, ...]) -> str:
         """File name of a chunk below the array's folder."""
@@ -64,7 +67,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class ArrayMeta:
-    """Metadata of one array; ``layout`` is None where only zarr-python can read it."""
+    """Metadata of one array; where it cannot be read ``layout`` is None and ``problem`` says why."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
@@ -73,26 +76,39 @@ class ArrayMeta:
     dims: tuple[str | None, ...] | None
     attrs: dict[str, Any]
     layout: Layout | None
+    problem: str = ""
 
 
-def read_json(path: Path, raw: bytes | None = None) -> Any:
+def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
-        try:
-            raw = disk.read_file(path, MAX_DOCUMENT_BYTES + 1)
-        except OSError as error:
-            raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise Unreadable("metadata document too large", array=str(path), rule=f"<= {MAX_DOCUMENT_BYTES} bytes")
+        with reads.noted(path):
+            raw = _document_bytes(path)
     try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(
-            f"not valid JSON: {error}", array=str(path), fix="the store is damaged; copy it again"
-        ) from None
-    if not isinstance(data, dict):
-        raise Unreadable("not a JSON object", array=str(path))
-    return data
+        return guard.parse_json(raw)
+    except ValueError as error:
+        raise Unreadable(str(error), array=str(path), fix="the store is damaged; copy it again") from None
+
+
+def _document_bytes(path: Path) -> bytes:
+    try:
+        handle, size = guard.open_file(path, str(path))
+    except FileNotFoundError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
+    try:
+        if size > guard.MAX_DOCUMENT_BYTES:
+            rule = f"<= {guard.MAX_DOCUMENT_BYTES} bytes"
+            raise Unreadable("metadata document too large", array=str(path), value=f"{size} bytes", rule=rule)
+        raw = b""
+        while len(raw) < size and (block := system.read(handle, size - len(raw))):
+            raw += block
+        return raw
+    except OSError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise reads.failure(error, "cannot be read", array=str(path)) from None
+    finally:
+        system.close(handle)
 
 
 def has_array(path: Path) -> bool:
@@ -102,70 +118,94 @@ def has_array(path: Path) -> bool:
 
 def node_kind(path: Path) -> str:
     """``array``, ``group`` or an empty string for what is not a Zarr node."""
-    try:
-        return _node_kind(path)
-    except PermissionError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}", array=str(path)) from None
-
-
-def _node_kind(path: Path) -> str:
-    if (path / "zarr.json").is_file():
+    if os.path.lexists(path / "zarr.json"):
         return str(read_json(path / "zarr.json").get("node_type", ""))
-    if (path / ".zarray").is_file():
+    if os.path.lexists(path / ".zarray"):
         return "array"
-    return "group" if (path / ".zgroup").is_file() else ""
+    return "group" if os.path.lexists(path / ".zgroup") else ""
 
 
-def group_attrs(path: Path, held: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, Any]:
+def group_attrs(
+    path: Path, held: Mapping[str, bytes] = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
+) -> dict[str, Any]:
     """Attributes of a group, v3 or v2; ``held`` are its files that were read before."""
-    document = path / "zarr.json"
-    if "zarr.json" in held or document.is_file():
-        attrs = read_json(document, held.get("zarr.json")).get("attributes") or {}
-        if not isinstance(attrs, dict):
-            raise Unreadable("attributes are not a JSON object", array=str(document))
-        return attrs
-    return dict(read_json(path / ".zattrs")) if (path / ".zattrs").is_file() else {}
+    document, version_3 = path / "zarr.json", True
+    if "zarr.json" not in held and not os.path.lexists(document):
+        document, version_3 = path / ".zattrs", False
+        if document.name not in held and not os.path.lexists(document):
+            return {}
+    raw = held[document.name] if document.name in held else _document_bytes(document)
+    found = read_json(document, raw)
+    if version_3:
+        _check_format(found, 3, "group", document)
+    attrs = (found.get("attributes") or {}) if version_3 else found
+    if not isinstance(attrs, dict):
+        raise Unreadable("attributes are not a JSON object", array=str(document))
+    try:
+        guard.check_attributes(attrs, len(raw), limits)
+    except ValueError as error:
+        raise Unreadable(str(error), array=str(document)) from None
+    return attrs
 
 
-def array_meta(path: Path, held: Mapping[str, bytes] = MappingProxyType({})) -> ArrayMeta:
+def _check_format(document: dict[str, Any], version: int, node: str, path: Path) -> None:
+    if document.get("zarr_format") != version or (version == 3 and document.get("node_type") != node):
+        found = f"zarr_format {document.get('zarr_format')!r}, node_type {document.get('node_type')!r}"
+        raise Unreadable(
+            f"not the document of {'an' if node == 'array' else 'a'} {node}: {guard.shown(found)}", array=str(path),
+            rule=f"zarr_format {version}: {node} is expected",
+        )  # fmt: skip
+
+
+def array_meta(
+    path: Path, held: Mapping[str, bytes] = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
+) -> ArrayMeta:
     """Metadata of the array in folder ``path``; ``held`` are its files that were read before."""
-    version_3 = "zarr.json" in held or (path / "zarr.json").is_file()
+    version_3 = "zarr.json" in held or os.path.lexists(path / "zarr.json")
     document = path / ("zarr.json" if version_3 else ".zarray")
+    raw = held[document.name] if document.name in held else _document_bytes(document)
+    found = read_json(document, raw)
+    _check_format(found, 3 if version_3 else 2, "array", document)
     try:
         if version_3:
-            found = read_json(document, held.get("zarr.json"))
-            if found.get("node_type") != "array":
-                raise ValueError(f"node_type {found.get('node_type')!r} where an array is expected")
-            return _parse_v3(found)
-        attrs = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
-        return _parse_v2(read_json(document), attrs)
+            guard.check_attributes(found.get("attributes") or {}, len(raw), limits)
+            meta = _parse_v3(found)
+        else:
+            meta = _parse_v2(found, group_attrs(path, held, limits))
+        if meta.layout is not None:
+            _check_chunks(meta.layout, limits.max_chunk_bytes)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
-        raise Unreadable(f"metadata not understood: {error!r}", array=str(document)) from None
+        raise Unreadable(f"metadata not understood: {_said(error)}", array=str(document)) from None
+    return meta
 
 
-def _dims_of(shape: Any) -> tuple[int, ...]:
-    dims = tuple(shape)
-    if len(dims) > MAX_RANK:
-        raise ValueError(f"{len(dims)} dimensions")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in dims) or math.prod(dims) > 2**50:
-        raise ValueError(f"impossible shape {list(dims)[:8]}")
-    return dims
+def _check_chunks(layout: Layout, most: int) -> None:
+    """What one decode gives, and the index of a shard, must not be larger than a chunk may be."""
+    if layout.stored_dtype.kind != "O":  # strings have a bound of their own
+        guard.check_size("chunk", layout.inner, layout.stored_dtype.itemsize, most, "max_chunk_bytes")
+    if layout.sharded:
+        per_shard = [c // i for c, i in zip(layout.chunk, layout.inner, strict=True)]
+        guard.check_size("shard index", per_shard, 16, most, "max_chunk_bytes")
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else guard.shown(repr(error))
 
 
 def _chunk_of(chunk: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Chunk shape; 0 is accepted on axes of length 0, where some writers put it."""
-    dims = _dims_of(chunk)
-    if len(dims) != len(shape) or any(c == 0 and n > 0 for c, n in zip(dims, shape, strict=True)):
-        raise ValueError(f"chunk shape {dims} for shape {shape}")
-    return tuple(max(c, 1) for c in dims)
+    found = dims(chunk)
+    if len(found) != len(shape) or any(c == 0 and n > 0 for c, n in zip(found, shape, strict=True)):
+        raise ValueError(f"chunk shape {found} for shape {shape}")
+    return tuple(max(c, 1) for c in found)
 
 
-def _names(dims: Any, shape: tuple[int, ...]) -> tuple[str | None, ...] | None:
-    if not dims:
+def _names(names: Any, shape: tuple[int, ...]) -> tuple[str | None, ...] | None:
+    if not names:
         return None
-    if len(dims) != len(shape) or not all(d is None or isinstance(d, str) for d in dims):
-        raise ValueError(f"dimension names {dims} for shape {shape}")
-    return tuple(dims)
+    if len(names) != len(shape) or not all(d is None or isinstance(d, str) for d in names):
+        raise ValueError(f"dimension names {guard.shown(str(names))} for shape {shape}")
+    return tuple(names)
 
 
 def _separator(value: Any) -> str:
@@ -175,13 +215,27 @@ def _separator(value: Any) -> str:
 
 
 def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
-    shape, name = _dims_of(doc["shape"]), doc["data_type"]
-    is_string = name == "string"
-    dtype = np.dtype(name) if isinstance(name, str) and name in NUMERIC else None
+    shape, stored = dims(doc["shape"]), _type_v3(doc["data_type"])
+    numeric = stored is not None and stored.name in NUMERIC
+    dtype = stored if numeric else None
+    layout, problem = None, f"type {guard.shown(str(doc['data_type']))} is not read"
+    if stored is not None:
+        layout, problem = _layout_v3(doc, shape, stored)
     return ArrayMeta(
-        shape, dtype, is_string, _fill(doc.get("fill_value"), dtype), _names(doc.get("dimension_names"), shape),
-        dict(doc.get("attributes") or {}), _layout_v3(doc, shape, dtype, is_string),
+        shape, dtype, stored is not None and not numeric, _fill(doc.get("fill_value"), dtype),
+        _names(doc.get("dimension_names"), shape), dict(doc.get("attributes") or {}), layout, problem,
     )  # fmt: skip
+
+
+def _type_v3(name: Any) -> np.dtype[Any] | None:
+    """NumPy type of a v3 type: numbers, strings (object, or of fixed length); None for what is not read."""
+    if isinstance(name, str):
+        return np.dtype(name) if name in NUMERIC else np.dtype(object) if name == "string" else None
+    size = name["configuration"]["length_bytes"] if name["name"] in FIXED_STRINGS else 0
+    if type(size) is not int or not 0 < size <= guard.MAX_STRING_BYTES:
+        return None
+    kind, width = FIXED_STRINGS[name["name"]]
+    return np.dtype(f"{kind}{size // width}")
 
 
 def _fill(value: Any, dtype: np.dtype[Any] | None) -> Any:
@@ -194,78 +248,89 @@ def _fill(value: Any, dtype: np.dtype[Any] | None) -> Any:
         if value in named:
             return named[value]
         return struct.unpack({2: ">e", 4: ">f", 8: ">d"}[dtype.itemsize], bytes.fromhex(value[2:]))[0]
+    if isinstance(value, str) or (dtype.kind in "iu" and value != int(value)):
+        raise ValueError(f"fill value {guard.shown(repr(value))} for {dtype}")
     return dtype.type(value)
 
 
-def _layout_v3(
-    doc: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None, is_string: bool
-) -> Layout | None:
+def _layout_v3(doc: dict[str, Any], shape: tuple[int, ...], stored: np.dtype[Any]) -> tuple[Layout | None, str]:
+    """The layout, or None and why chunks stored like this are not read."""
     encoding = doc.get("chunk_key_encoding", {"name": "default"})
     options = encoding.get("configuration") or {}
-    grid = doc["chunk_grid"]
+    grid, chain_doc = doc["chunk_grid"], doc["codecs"]
     if grid["name"] != "regular" or encoding["name"] not in ("default", "v2") or doc.get("storage_transformers"):
-        return None
+        return None, "a chunk grid, key encoding or storage transformer that is not read"
     chunk = _chunk_of(grid["configuration"]["chunk_shape"], shape)
     prefix, separator = ("c", "/") if encoding["name"] == "default" else ("", ".")
-    inner, chain_doc, sharded, index_end, index_crc = chunk, doc["codecs"], False, True, True
-    if len(chain_doc) == 1 and chain_doc[0]["name"] == "sharding_indexed":
-        options_s = chain_doc[0]["configuration"]
-        inner, chain_doc, sharded = _dims_of(options_s["chunk_shape"]), options_s["codecs"], True
-        index = [c["name"] for c in options_s.get("index_codecs", [])]
-        if (
-            index not in (["bytes"], ["bytes", "crc32c"])
-            or options_s["index_codecs"][0]["configuration"].get("endian") != "little"
-        ):
-            return None
-        index_crc, index_end = index[-1] == "crc32c", options_s.get("index_location", "end") == "end"
+    problem = guard.chain_problem([step["name"] for step in chain_doc])
+    inner, sharded, index_end, index_crc = chunk, False, True, True
+    if not problem and chain_doc[0]["name"] == "sharding_indexed":
+        shard = chain_doc[0]["configuration"]
+        inner, chain_doc, sharded = dims(shard["chunk_shape"]), shard["codecs"], True
+        problem = guard.chain_problem([step["name"] for step in chain_doc], in_shard=True)
+        index = [c["name"] for c in shard["index_codecs"]]
+        plain = index in (["bytes"], ["bytes", "crc32c"])
+        if not plain or shard["index_codecs"][0]["configuration"].get("endian") != "little":
+            problem = problem or "a shard index of other codecs than little-endian bytes and crc32c"
+        index_crc, index_end = index[-1] == "crc32c", shard.get("index_location", "end") == "end"
         if len(inner) != len(chunk) or 0 in inner or any(c % i for c, i in zip(chunk, inner, strict=True)):
             raise ValueError(f"inner chunks {inner} do not divide the shard {chunk}")
-    order, stored = tuple(range(len(shape))), dtype
-    chain: list[str] = []
+    if problem:
+        return None, problem
+    order, chain, checked = tuple(range(len(shape))), [], False
     for step in chain_doc:
         name, config = step["name"], step.get("configuration") or {}
-        if name == "transpose" and step is chain_doc[0] and isinstance(config["order"], list):
+        if name == "transpose":
             order = tuple(config["order"])
-        elif name == "bytes" and not chain and dtype is not None:
-            stored = dtype.newbyteorder(">" if config.get("endian") == "big" else "<")
-        elif name == "vlen-utf8" and not chain and is_string:
-            stored = np.dtype(object)
+        elif name == "bytes" and stored.kind != "O":
+            stored = stored.newbyteorder(">" if config.get("endian") == "big" else "<")
+        elif name in guard.SERIALIZERS:
+            if (name == "vlen-utf8") is not (stored.kind == "O"):
+                return None, f"codec {name} for another type"
         else:
             chain.append(str(name))
-    if stored is None or not codecs.supported(tuple(chain)) or sorted(order) != list(range(len(shape))):
-        return None
-    return Layout(
-        chunk,
-        inner,
-        tuple(chain),
-        stored,
-        order,
-        sharded,
-        index_end,
-        index_crc,
-        prefix,
-        _separator(options.get("separator", separator)),
+            checked |= _checks(name, config)
+    if sorted(order) != list(range(len(shape))):
+        raise ValueError(f"transpose {order}")
+    separator = _separator(options.get("separator", separator))
+    layout = Layout(
+        chunk, inner, tuple(chain), stored, order, sharded, index_end, index_crc, prefix, separator, checked
     )
+    return layout, ""
+
+
+def _checks(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a codec sees damaged bytes; zstd does where its writer asked for a checksum."""
+    return name in ("crc32c", "gzip", "zlib") or (name == "zstd" and config.get("checksum") is True)
 
 
 def _parse_v2(doc: dict[str, Any], attrs: dict[str, Any]) -> ArrayMeta:
-    shape = _dims_of(doc["shape"])
+    shape = dims(doc["shape"])
     chunk = _chunk_of(doc["chunks"], shape)
-    simple = isinstance(doc["dtype"], str) and re.fullmatch(r"[<>|=]?[A-Za-z]\d{0,5}", doc["dtype"])
+    simple = isinstance(doc["dtype"], str) and re.fullmatch(r"[<>|=]?[A-Za-z][0-9]{0,5}", doc["dtype"])
     stored = np.dtype(doc["dtype"]) if simple else None
     numeric = stored is not None and stored.newbyteorder("=").name in NUMERIC
     dtype = stored.newbyteorder("=") if stored is not None and numeric else None
-    compressor, layout = doc.get("compressor"), None
-    chain = (str(compressor["id"]),) if compressor else ()
-    if numeric and not doc.get("filters") and codecs.supported(chain):
-        axes = tuple(range(len(shape)))
-        order = axes if doc.get("order", "C") == "C" else axes[::-1]
-        assert stored is not None
-        separator = _separator(doc.get("dimension_separator", "."))
-        layout = Layout(chunk, chunk, chain, stored, order, key_prefix="", separator=separator)
     is_string = stored is not None and stored.kind in "OUS"
     fill = doc.get("fill_value")
     if stored is not None and stored.kind == "S" and isinstance(fill, str):
         fill = base64.b64decode(fill)
-    dims = _names(attrs.get("_ARRAY_DIMENSIONS"), shape)
-    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), dims, attrs, layout)
+    layout, problem = None, f"type {guard.shown(str(doc['dtype']))} is not read"
+    if stored is not None and (numeric or is_string):
+        layout, problem = _layout_v2(doc, chunk, stored)
+    names = _names(attrs.get("_ARRAY_DIMENSIONS"), shape)
+    return ArrayMeta(shape, dtype, is_string, _fill(fill, dtype), names, attrs, layout, problem)
+
+
+def _layout_v2(doc: dict[str, Any], chunk: tuple[int, ...], stored: np.dtype[Any]) -> tuple[Layout | None, str]:
+    compressor, filters = doc.get("compressor") or {}, [step["id"] for step in doc.get("filters") or []]
+    chain = (str(compressor["id"]),) if compressor else ()
+    if filters != (["vlen-utf8"] if stored.kind == "O" else []):
+        return None, f"filters {guard.shown(str(filters))} are not read"
+    if problem := guard.chain_problem(["bytes", *chain]):
+        return None, problem
+    axes = tuple(range(len(chunk)))
+    order = axes if doc.get("order", "C") == "C" else axes[::-1]
+    separator = _separator(doc.get("dimension_separator", "."))
+    checked = any(_checks(name, compressor) for name in chain)
+    return Layout(chunk, chunk, chain, stored, order, key_prefix="", separator=separator, checked=checked), ""

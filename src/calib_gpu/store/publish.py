@@ -1,30 +1,33 @@
 """Publishing: scans are staged beside the store and appear in it by one rename each; what is visible is complete.
 
-``<L1>.run/`` beside the store holds all that is not Zarr: ``report.jsonl`` and ``staging/<run>/``, one folder for
-each running process, which holds a lock on it. Folders whose lock is free are left-overs and are removed at start.
+``<L1>.run/`` beside the store holds all that is not Zarr: what runs note (:mod:`calib_gpu.store.run_records`) and
+``staging/<run>/``, one folder for each running process, which holds a lock on it. Folders whose lock is free are
+left-overs and are removed at start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
 from calib_gpu._version import __version__
-from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
+from calib_gpu.errors import OutputError, Stopped, Unreadable
 from calib_gpu.records import ScanId
 from calib_gpu.store import disk, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
-from calib_gpu.store.l0 import SCAN_NAME
-from calib_gpu.store.metadata import group_attrs, read_json
+from calib_gpu.store.kinds import L1_FORMAT, kind_of
+from calib_gpu.store.l1_store import format_of
+from calib_gpu.store.metadata import group_attrs
 
 log = logging.getLogger("calib_gpu")
 
-FORMAT = "l1-heterodyne"
 FORMAT_VERSION = "1.0"
 ENGINE = "calib-gpu"
 
@@ -46,9 +49,10 @@ class Publisher:
     def __init__(self, l1: Path, input_name: str, config: dict[str, Any], *, overwrite: bool) -> None:
         self.path, self.run = l1, run_folder(l1)
         attrs = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
+            "format": L1_FORMAT, "format_version": FORMAT_VERSION, "engine": ENGINE, "engine_version": __version__,
             "config": config, "input_store": input_name,
         }  # fmt: skip
+        self._gate, self._closed = threading.Lock(), False
         self._refuse_foreign()
         disk.make_dirs(self.run / "staging")
         self._remove_leftovers()
@@ -61,15 +65,15 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         if disk.is_file(self.path / "zarr.json"):
-            try:
-                foreign = group_attrs(self.path).get("format") != FORMAT
-            except Unreadable as error:
-                raise OutputError(str(error)) from None
+            foreign = format_of(self.path) != L1_FORMAT
         else:
             foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
+            raw = kind_of(self.path) == "L0"
             raise OutputError(
-                "exists and is not an L1 store of this engine", array=str(self.path), fix="give another output path"
+                f"exists and is not an L1 store of this engine{': these are raw counts (L0)' if raw else ''}",
+                array=str(self.path),
+                fix="give another output path" + (", the second one: calib-gpu run L0 L1" if raw else ""),
             )
 
     def _create_store(self, attrs: dict[str, Any], overwrite: bool) -> None:
@@ -105,7 +109,11 @@ class Publisher:
         for name in disk.entries(self.run / "staging"):
             folder = self.run / "staging" / name
             if disk.is_dir(folder) and (lock := _lock(folder)) is not None:
-                disk.remove_tree(folder)
+                # moved first: where locks do not hold across nodes its owner may live, and must not find a part of it
+                dead = folder.with_name(f"left-over-{secrets.token_hex(4)}")
+                with contextlib.suppress(OutputError):
+                    disk.rename(folder, dead)
+                disk.remove_tree(dead)
                 system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
@@ -142,9 +150,20 @@ class Publisher:
         """Move a staged scan into the store by one rename; False if another run published the same scan first.
 
         With ``overwrite`` it changes places with the scan that stands there. Whether it is there is told by its digest, for
-        a file system on the network can lose the reply of a rename that was done.
+        a file system on the network can lose the reply of a rename that was done. Nothing is published after :meth:`close`.
         """
         disk.make_durable(staged, self._lock)
+        if gone := _gone(staged):
+            raise OutputError(
+                "files of the staged scan are gone", array=str(staged), value=", ".join(gone[:3]),
+                fix="do locks hold across nodes? (docs/hpc.md)",
+            )  # fmt: skip
+        with self._gate:
+            if self._closed:
+                raise Stopped("the run was given up")
+            return self._move(scan, staged, overwrite=overwrite)
+
+    def _move(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         target, mine = self.path / scan.path, _digest(staged)
         group = target.parent
         if scan.band and not disk.is_file(group / "zarr.json") and self._publish_first_band(staged, target):
@@ -200,8 +219,17 @@ class Publisher:
         except OutputError as error:
             log.warning("%s is published, but the file system did not confirm it: %s", what, error)
 
-    def close(self) -> None:
-        """Remove this run's staging folder and give up its lock."""
+    def close(self, wait_s: float = -1.0) -> None:
+        """Remove this run's staging folder and give up its lock; nothing is published any more.
+
+        ``wait_s`` bounds the wait for a rename that is going on (-1: no bound); after it all is left as it is.
+        """
+        if not self._gate.acquire(timeout=wait_s):
+            return
+        try:
+            self._closed = True
+        finally:
+            self._gate.release()
         disk.remove_tree(self._staging)
         if self._lock is not None:
             system.close(self._lock)
@@ -230,59 +258,28 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
-def differing_files(folder: Path) -> list[str]:
-    """Files of a published scan that are missing, surplus, or differ from the digests written with it."""
-    if not _document_intact(folder):
+def _gone(staged: Path) -> list[str]:
+    """Files that the document of a staged scan lists and that are not there in their size."""
+    if not disk.is_file(staged / "zarr.json"):
         return ["zarr.json"]
-    files = group_attrs(folder).get("files")
-    if not isinstance(files, dict):
-        return ["zarr.json"]
-    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    found.discard("zarr.json")
-    bad = found ^ set(files)
-    for name in found & set(files):
-        size, crc = disk.measure(folder / name)
-        if files[name] != f"{size}:{crc:08x}":
-            bad.add(name)
-    return sorted(bad)
+
+    def size(name: str) -> int:
+        try:
+            return system.stat(staged / name).st_size
+        except OSError:
+            return -1
+
+    files = group_attrs(staged).get("files", {})
+    return [name for name, mark in files.items() if size(name) != int(mark.partition(":")[0])]
 
 
-def _document_intact(folder: Path) -> bool:
-    path = folder / "zarr.json"
-    try:
-        return path.read_bytes() == dump_json(sealed(read_json(path))[0])
-    except (Unreadable, LookupError, TypeError, ValueError, OSError):
-        return False
-
-
-def published_scans(l1: Path) -> list[ScanId]:
-    """Scans and bands of an L1 store, in their order.
-
-    Raises
-    ------
-    StoreUnusable
-        ``l1`` is not an L1 store.
-    """
-    try:
-        attrs = group_attrs(l1)
-    except Unreadable as error:
-        raise StoreUnusable(str(error)) from None
-    if attrs.get("format") != FORMAT:
-        raise StoreUnusable("not an L1 store", array=str(l1), rule=f"attribute format = {FORMAT}")
-    scans = []
-    for folder in sorted(l1.glob("scan_*")):
-        if not (match := SCAN_NAME.fullmatch(folder.name)):
-            continue
-        bands = sorted(b.name for b in folder.glob("band_*") if (b / "zarr.json").is_file())
-        scans += [ScanId(int(match[1]), band) for band in bands] or [ScanId(int(match[1]))]
-    return sorted(scans)
-
-
-def check_store(l1: Path) -> tuple[int, list[str]]:
-    """Number of scans in an L1 store, and the files that are not what was written (paths inside the store)."""
-    scans = published_scans(l1)
-    groups = [l1, *sorted({(l1 / scan.path).parent for scan in scans if scan.band})]
-    bad = [(g / "zarr.json").relative_to(l1).as_posix() for g in groups if not _document_intact(g)]
-    for scan in scans:
-        bad += [f"{scan.path}/{name}" for name in differing_files(l1 / scan.path)]
-    return len(scans), bad
+def scans_in_work(l1: Path) -> list[str]:
+    """Scans that running processes are staging: in a folder whose lock is held."""
+    found = []
+    for folder in (run_folder(l1) / "staging").glob("*-*"):
+        lock = _lock(folder)
+        if lock is None:
+            found += [path.name.replace(".", "/", 1) for path in folder.glob("scan_*")]
+        else:
+            system.close(lock)
+    return sorted(found)

@@ -19,11 +19,10 @@ import zstandard
 from numpy.typing import NDArray
 
 from calib_gpu.records import Region
-from calib_gpu.store import system
-from calib_gpu.store.codecs import SMALL_BYTES, CodecError, decode_small_zstd, zstd_content_size
+from calib_gpu.store import reads, system
+from calib_gpu.store.codecs import SMALL_BYTES, decode_small_zstd
+from calib_gpu.store.guard import OPEN_FLAGS, CodecError, zstd_content_size
 from calib_gpu.store.metadata import Layout
-
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _Thread(threading.local):
@@ -74,7 +73,9 @@ def read_rows(
             before, behind = layout.key_around(coords, axis)
             with _turn:
                 for k in range(n_row):
-                    n = _read_chunk(handle, f"{before}{region[axis].start + k}{behind}", row[k * size : (k + 1) * size])
+                    name = f"{before}{region[axis].start + k}{behind}"
+                    with reads.noted(f"{folder}/{name}"):
+                        n = _read_chunk(handle, name, row[k * size : (k + 1) * size])
                     total += n or usual((*coords[:axis], region[axis].start + k, *coords[axis + 1 :]), chunks[k])
             _place(chunks, axis, coords, region, inner, out)
     finally:
@@ -86,7 +87,7 @@ def read_rows(
 def _read_chunk(folder: int, name: str, out: memoryview) -> int:
     """Bytes read of a chunk that was decoded into ``out``; 0 if anything about it is unusual."""
     try:
-        handle = system.open(name, _FLAGS, dir_fd=folder)
+        handle = system.open(name, OPEN_FLAGS, dir_fd=folder)
     except OSError:
         return 0
     try:

@@ -114,6 +114,14 @@ scratch = _scratch
 lock = _lock
 
 
+def block_size(status: os.stat_result) -> int:
+    """How many bytes of a file to read at a time: all of a small one, and no more.
+
+    A buffer of a megabyte for each small file, cut to its size afterwards, leaves holes in the memory of the process.
+    """
+    return min(status.st_size + 1, 1 << 20)
+
+
 @contextlib.contextmanager
 def replaced(**calls: Callable[..., Any]) -> Iterator[None]:
     """Put other functions in the place of these, by name, for a while; for tests."""

@@ -1,1 +1,1 @@
-"""Doubles of device and disk, and tools that prove the kernels without a GPU; nothing of the engine imports them."""
+"""For tests: doubles of device and disk, hostile stores, proofs of the kernels; of the engine only selftest uses it."""

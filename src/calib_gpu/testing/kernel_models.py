@@ -260,14 +260,8 @@ def _row_sums(size: tuple[int, ...], a: Arguments) -> None:
     a.out[:rows] = [a.values[i * a.n : i * a.n + columns].sum() for i in range(rows)]
 
 
-def _bin_means(values: NDArray[Any], first: NDArray[Any], columns: int) -> NDArray[Any]:
-    """Means over the channels of each bin, of ``[rows, channel]``."""
-    spans = [(int(first[j]), int(first[j + 1])) for j in range(columns)]
-    return np.stack([values[:, low:high].sum(axis=1) / (high - low) for low, high in spans], axis=1)
-
-
 def _chi2(size: tuple[int, ...], a: Arguments, q: Callable[[int, str], NDArray[Any]]) -> None:
-    """Chi2 of each OFF and grid point; ``q`` gives the bin means ``[grid, bin]`` of an OFF and a band."""
+    """Chi2 of each OFF and grid point; ``q`` gives ``[grid, C]`` of an OFF and a band."""
     rows, columns = size
     n_grid, n = int(a.n_grid), int(a.n)
     for o in range(rows // n_grid):
@@ -280,19 +274,18 @@ def _chi2(size: tuple[int, ...], a: Arguments, q: Callable[[int, str], NDArray[A
 
 def _chi2_slab(size: tuple[int, ...], a: Arguments) -> None:
     def q(o: int, band: str) -> NDArray[Any]:
-        b, c = (getattr(a, f"{name}_{band}")[: a.first[size[1]]] for name in "bc")
-        return _bin_means(np.exp(-a.airmass[o] * (b * a.grid[: a.n_grid, None] + c)), a.first, size[1])
+        b, c = (getattr(a, f"{name}_{band}")[: size[1]] for name in "bc")
+        return np.asarray(np.exp(-a.airmass[o] * (b * a.grid[: a.n_grid, None] + c)))
 
     _chi2(size, a, q)
 
 
-def _chi2_layers(size: tuple[int, ...], a: Arguments) -> None:
+def _chi2_nodes(size: tuple[int, ...], a: Arguments) -> None:
     def q(o: int, band: str) -> NDArray[Any]:
-        span = slice(o * a.n_node * a.n_channel, (o + 1) * a.n_node * a.n_channel)
-        values = getattr(a, f"q_{band}")[span].reshape(a.n_node, a.n_channel)
+        span = slice(o * a.n_node * a.n, (o + 1) * a.n_node * a.n)
+        values = getattr(a, f"q_{band}")[span].reshape(a.n_node, a.n)
         weights = a.weights[: a.n_grid * a.taps].reshape(a.n_grid, a.taps)
-        rows = [sum(weights[g, m] * values[a.node[g] + m] for m in range(a.taps)) for g in range(a.n_grid)]
-        return _bin_means(np.array(rows), a.first, size[1])
+        return np.array([sum(weights[g, m] * values[a.node[g] + m] for m in range(a.taps)) for g in range(a.n_grid)])
 
     _chi2(size, a, q)
 

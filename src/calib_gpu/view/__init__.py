@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.records import ScanId
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,9 +31,10 @@ def open_l1(path: str | os.PathLike[str], scan: int | str | None = None) -> xr.D
 
     Returns
     -------
-    A dataset of the scan: ``spectra`` and ``flags`` [C,D,R,A,S], ``t_sys`` [C,R,A,S] and what else L1 holds, in arrays of
-    dask where it is installed, else read when they are used. Without ``scan`` a tree with a node for each scan (and band).
-    The methods of ``dataset.calib`` are those of :class:`calib_gpu.view.accessor.Calib`.
+    Dataset or DataTree
+        A dataset of the scan: ``spectra`` and ``flags`` [C,D,R,A,S], ``t_sys`` [C,R,A,S] and what else L1 holds, in arrays
+        of dask where it is installed, else read when they are used. Without ``scan`` a tree with a node for each scan (and
+        band). The methods of ``dataset.calib`` are those of ``calib_gpu.view.accessor.Calib``.
 
     Raises
     ------
@@ -54,8 +55,6 @@ def open_l1(path: str | os.PathLike[str], scan: int | str | None = None) -> xr.D
     from calib_gpu.view import accessor  # noqa: F401  (registers dataset.calib)
 
     store = Path(path)
-    if not store.is_dir():
-        raise StoreUnusable("no such directory", array=str(path), fix="give the path of an L1 store")
     ids = published_scans(store)
     if scan is not None:
         return _open(store, _chosen(scan, ids))

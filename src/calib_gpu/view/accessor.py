@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from calib_gpu.errors import ConfigError
+from calib_gpu.physics.frequency import rest_hz
 from calib_gpu.schema import Flag
 from calib_gpu.view.velocity import velocity
 
@@ -24,24 +25,24 @@ class Calib:
 
     # --- axes
 
-    def velocity(self, rest_frequency: Any = None, convention: str = "radio") -> xr.DataArray:
+    def velocity(self, rest_ghz: Any = None, convention: str = "radio") -> xr.DataArray:
         """Velocity of each channel ``[C]``, km/s, in the frame of the frequencies.
 
         Parameters
         ----------
-        rest_frequency
-            Hz, or a quantity of astropy; None takes the attribute ``rest_frequency_hz`` of the scan.
+        rest_ghz
+            Rest frequency, GHz, or a quantity of astropy; None takes the attribute ``rest_frequency_hz`` of the scan.
         convention
             ``radio``, ``optical`` or ``relativistic``.
         """
-        rest = self._rest(rest_frequency)
+        rest = self._rest(rest_ghz)
         axis: xr.DataArray = velocity(self._scan.frequency_signal, rest, convention) / 1e3
         about = {"units": "km/s", "long_name": f"velocity ({convention})", "rest_frequency_hz": rest}
         return axis.rename("velocity").assign_attrs(about).drop_vars(list(axis.coords))
 
-    def with_velocity(self, rest_frequency: Any = None, convention: str = "radio") -> xr.Dataset:
+    def with_velocity(self, rest_ghz: Any = None, convention: str = "radio") -> xr.Dataset:
         """The dataset with ``velocity`` as the index of axis C, for ``.sel(C=slice(...))``, and for plots."""
-        axis = self.velocity(rest_frequency, convention)
+        axis = self.velocity(rest_ghz, convention)
         made = self._scan.assign_coords(C=("C", axis.data, axis.attrs))
         made.attrs["rest_frequency_hz"] = axis.attrs["rest_frequency_hz"]
         return made
@@ -61,13 +62,16 @@ class Calib:
         return xr.Dataset(found)
 
     def _rest(self, given: Any) -> float:
-        value = self._scan.attrs.get("rest_frequency_hz") if given is None else given
-        if value is None:
+        """Rest frequency [Hz]."""
+        if given is not None:
+            return rest_hz(float(given.to("GHz").value if hasattr(given, "to") else given), "rest_ghz")
+        known = self._scan.attrs.get("rest_frequency_hz")
+        if known is None:
             raise ConfigError(
-                "no rest frequency", array="rest_frequency", rule="given in Hz, or attribute rest_frequency_hz of the scan",
-                fix="e.g. .velocity(492.160651e9)",
+                "no rest frequency", array="rest_ghz", rule="given in GHz, or attribute rest_frequency_hz of the scan",
+                fix="e.g. .velocity(492.160651)",
             )  # fmt: skip
-        return float(value.to("Hz").value if hasattr(value, "to") else value)
+        return float(known)
 
     # --- flags
 
@@ -106,8 +110,9 @@ class Calib:
 
         Returns
         -------
-        ``spectra`` (K); ``exptime`` (s), the summed integration time of what entered each mean; ``t_sys`` (K), for which
-        the radiometer equation with that time gives the noise of the ONs: sum(t) / T^2 = sum(t / t_sys^2).
+        Dataset
+            ``spectra`` (K); ``exptime`` (s), the summed integration time of what entered each mean; ``t_sys`` (K), for
+            which the radiometer equation with that time gives the noise of the ONs: sum(t) / T^2 = sum(t / t_sys^2).
         """
         over = [d for d in ([dims] if isinstance(dims, str) else dims) if d in self._scan.spectra.dims]
         time = self._scan.exptime_on.reset_coords(drop=True)
@@ -133,12 +138,12 @@ class Calib:
 
     # --- other tools
 
-    def to_spectrum(self, rest_frequency: Any = None, convention: str = "radio") -> Any:
+    def to_spectrum(self, rest_ghz: Any = None, convention: str = "radio") -> Any:
         """The spectra as a ``specutils.Spectrum``: K over Hz, spectral axis last, what is not a number masked.
 
         Parameters
         ----------
-        rest_frequency, convention
+        rest_ghz, convention
             As for :meth:`velocity`; without a rest frequency the spectrum has none.
 
         Raises
@@ -155,8 +160,8 @@ class Calib:
         values = np.asarray(spectra.values)
         axis = np.asarray(self._scan.frequency_signal.values, np.float64) * u.Hz
         meta = {k: v for k, v in self._scan.attrs.items() if k not in ("files", "inputs", "qa", "settings")}
-        known = rest_frequency is not None or "rest_frequency_hz" in self._scan.attrs
-        more = {"rest_value": self._rest(rest_frequency) * u.Hz, "velocity_convention": convention} if known else {}
+        known = rest_ghz is not None or "rest_frequency_hz" in self._scan.attrs
+        more = {"rest_value": self._rest(rest_ghz) * u.Hz, "velocity_convention": convention} if known else {}
         return Spectrum(flux=values * u.K, spectral_axis=axis, mask=np.isnan(values), meta=meta, **more)
 
 

@@ -15,15 +15,15 @@ VELOCITIES: Final[dict[str, Callable[[Any, float], Any]]] = {
 }
 
 
-def velocity(frequency: Any, rest_frequency: float, convention: str = "radio") -> Any:
+def velocity(frequency: Any, rest: float, convention: str = "radio") -> Any:
     """Velocity [m/s], positive where the source recedes.
 
     Parameters
     ----------
     frequency
         Hz, a number or an array; the velocity is that in the frame of these frequencies.
-    rest_frequency
-        Hz, > 0.
+    rest
+        Rest frequency, Hz, > 0.
     convention
         ``radio``, ``optical`` or ``relativistic``.
 
@@ -34,6 +34,6 @@ def velocity(frequency: Any, rest_frequency: float, convention: str = "radio") -
     """
     if convention not in VELOCITIES:
         raise ConfigError("no such convention", array="convention", value=convention, rule=" | ".join(VELOCITIES))
-    if not 0.0 < rest_frequency < float("inf"):
-        raise ConfigError("not a frequency", array="rest_frequency", value=rest_frequency, rule="> 0 Hz")
-    return VELOCITIES[convention](frequency, rest_frequency)
+    if not 0.0 < rest < float("inf"):
+        raise ConfigError("not a frequency", array="rest", value=rest, rule="> 0 Hz")
+    return VELOCITIES[convention](frequency, rest)

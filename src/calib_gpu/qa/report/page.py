@@ -16,14 +16,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from calib_gpu.errors import CalibError, OutputError
+from calib_gpu.errors import CalibError
 from calib_gpu.qa import products
 from calib_gpu.qa.report import pack
 from calib_gpu.qa.report.score import BANDS
 from calib_gpu.qa.report.summary import summarise
 from calib_gpu.store import disk
+from calib_gpu.store.kinds import refuse_foreign
+from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
-from calib_gpu.store.publish import published_scans
 
 PAGE_BYTES: Final = 27_000_000
 """Aim for the data of all scans together; a night of 500 scans stays below 30 MB."""
@@ -55,8 +56,9 @@ class ReportResult:
 
 
 def write_report(
-    l1: Path, out: Path, numbers: Sequence[int] | None = None, on_scan: Callable[[str], None] | None = None
-) -> ReportResult:
+    l1: Path, out: Path, numbers: Sequence[int] | None = None, on_scan: Callable[[str], None] | None = None,
+    *, overwrite: bool = False,
+) -> ReportResult:  # fmt: skip
     """Write the report of an L1 store (of some scans, if ``numbers`` are given) to one HTML file.
 
     Raises
@@ -64,9 +66,9 @@ def write_report(
     StoreUnusable
         ``l1`` is not an L1 store, or lacks a scan that is asked for.
     OutputError
-        The file cannot be written, or exists and is not a report.
+        The file cannot be written, or exists, is not a report, and ``overwrite`` is not set.
     """
-    _refuse_foreign(out)
+    refuse_foreign(out, GENERATOR.encode(), "a report", overwrite=overwrite)
     failed, scans = products.failures(l1), published_scans(l1)
     if numbers is not None:
         failed = [f for f in failed if _number_of(f["scan"]) in numbers]
@@ -91,20 +93,6 @@ def write_report(
 def _number_of(name: str) -> int | None:
     match = re.match(r"scan_(\d{1,9})", name)
     return int(match[1]) if match else None
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Only a report is replaced by a report."""
-    if not (out.exists() or out.is_symlink()):
-        return
-    fix = "give another file with -o"
-    try:
-        with out.open("rb") as file:
-            head = file.read(2000)
-    except OSError as error:
-        raise OutputError(f"cannot be replaced: {error.strerror}", array=str(out), fix=fix) from None
-    if head and GENERATOR.encode() not in head:
-        raise OutputError("exists and is not a report", array=str(out), fix=fix)
 
 
 def build_page(

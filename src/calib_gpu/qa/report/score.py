@@ -6,6 +6,7 @@ no score and says why; a scan lacking one of the checks that every scan must hav
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.qa.metrics import WARN_ABOVE
+from calib_gpu.qa.metrics import WARN_ABOVE, WARN_ABOVE_SETTING
 
 BANDS: Final = (
     (0.9, "good"),
@@ -33,8 +34,9 @@ class Check:
 
     ``limits`` are the values at which the score is 1, 0.9, 0.66, 0.33 and 0 (:data:`LEVELS`), rising or falling;
     a metric of :data:`WARN_ABOVE` has its limit there as the second, so that it is named a warning where it leaves
-    the band *good*. ``per_pixel``: the mean of the scores of the pixels that are not dead. ``absent`` is what it means
-    that the metric is not there; ``needed``: without it the scan has no score.
+    the band *good*; so has a metric over its limit in :data:`WARN_ABOVE_SETTING`, namely 1. ``per_pixel``: the mean of the
+    scores of the pixels that are not dead. ``absent`` is what it means that the metric is not there; ``needed``: without it
+    the scan has no score.
     """
 
     metric: str
@@ -56,6 +58,10 @@ CHECKS: Final = (
     Check("pixel_dead", "dead pixels", "of all", (0.0, 0.1, 0.25, 0.5, 1.0), needed=True),
     _above("bad_channel_fraction", "bad channels", "of C", 0.05, 0.2, 0.5, 0.9, per_pixel=True, needed=True),
     _above("nan_fraction", "flagged samples", "of all", 0.05, 0.25, 0.5, 1.0, per_pixel=True, needed=True),
+    Check("trec_over_limit", "T_rec / trec_max", "", (0.9, 1.0, 1.5, 2.0, 4.0), per_pixel=True,
+          absent="no trec_max: a telescope profile gives it"),
+    Check("tsys_over_limit", "T_sys / tsys_max", "", (0.9, 1.0, 1.5, 2.0, 4.0), per_pixel=True,
+          absent="no tsys_max: a telescope profile gives it"),
     _above("hot_stability", "stability of HOT / radiometric", "", 3.0, 10.0, 30.0, 100.0, per_pixel=True,
            absent="HOT has a single dump, or no integration time"),
     _above("gain_drift", "gain drift since the loads before", "", 0.01, 0.05, 0.1, 0.2, per_pixel=True,
@@ -74,8 +80,13 @@ CHECKS: Final = (
 )  # fmt: skip
 """The checks, in the order in which they are shown."""
 
-RATIOS: Final = {"ripple_over_tsys": ("baseline_ripple_k", "tsys_median")}
-"""Metrics that are quotients of two of L1's: unlike the ripple over 3 sigma, this one does not grow with the depth of a scan."""
+RATIOS: Final = {
+    "ripple_over_tsys": ("baseline_ripple_k", "tsys_median"),
+    "trec_over_limit": ("trec_median", WARN_ABOVE_SETTING["trec_median"]),
+    "tsys_over_limit": ("tsys_median", WARN_ABOVE_SETTING["tsys_median"]),
+}
+"""Metrics that are quotients: of two of L1's, or of one of them and a setting that the scan was calibrated with. Unlike the
+ripple over 3 sigma, the one over T_sys does not grow with the depth of a scan."""
 
 PWV_STATUS_SCORES: Final = {
     "ok": (1.0, "fitted"),
@@ -116,6 +127,7 @@ def score_scan(attrs: Mapping[str, Any], pixels: list[str]) -> Score:
     qa = attrs.get("qa")
     if not isinstance(qa, Mapping):
         return Score(None, "not computed: the scan has no QA metrics", ())
+    qa = {**_limits(attrs), **qa}
     dead = _numbers(qa.get("pixel_dead"))
     live = np.ones(len(pixels), bool) if dead is None or dead.size != len(pixels) else ~(dead == 1.0).ravel()
     results = tuple(_result(check, qa, attrs, live, pixels) for check in CHECKS)
@@ -156,10 +168,19 @@ def _metric(qa: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
     if name not in RATIOS:
         return _numbers(qa.get(name))
     above, below = (_numbers(qa.get(part)) for part in RATIOS[name])
-    if above is None or below is None or above.shape != below.shape:
+    if above is None or below is None or below.shape not in ((1,), above.shape):
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         return above / below
+
+
+def _limits(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits of metrics that are settings, as the scan was calibrated with them; None where there is none."""
+    try:
+        settings = json.loads(attrs["settings"])
+        return {name: settings.get(name) for name in WARN_ABOVE_SETTING.values()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _per_pixel(check: Check, values: NDArray[np.float64], live: NDArray[np.bool_], pixels: list[str]) -> Result:

@@ -1,0 +1,194 @@
+"""The loop over the scans of a run: prefetch of the next scan, resume, failures, report lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, ScanFailure, Stopped
+from calib_gpu.records import ScanId
+from calib_gpu.scan_report import Progress, RunReport, ScanReport, summary_line, timing_line
+from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
+from calib_gpu.store import disk
+from calib_gpu.store.l1_store import published_scans
+from calib_gpu.store.publish import Publisher
+from calib_gpu.store.run_records import RunRecords
+from calib_gpu.workers import STOP_LATENCY_S, WORTH_SHARING, Workers
+
+log = logging.getLogger("calib_gpu")
+
+
+class ScanLoop:
+    """The loop over scans: the next one is loaded while the current one is calibrated.
+
+    ``report`` gets a line for each scan. ``unchanged`` is called with a scan before it is published, and raises if its
+    input is no longer what was read.
+    """
+
+    def __init__(
+        self,
+        runner: ScanRunner,
+        publisher: Publisher,
+        records: RunRecords,
+        report: RunReport,
+        progress: Progress,
+        unchanged: Callable[[ScanId], None] | None = None,
+    ) -> None:
+        self.runner, self.publisher, self.records = runner, publisher, records
+        self.report, self.progress, self.unchanged = report, progress, unchanged
+        self.overwrite = runner.settings.overwrite
+
+    def all(self, ids: Sequence[ScanId]) -> None:
+        """Calibrate the scans that are not done; refuse all if some are done differently.
+
+        Raises
+        ------
+        ConfigError
+            Scans are done with other settings or from other input.
+        """
+        try:
+            self.each(self._sort_out(ids))
+        except Stopped:
+            self.report.stopped = True
+
+    def each(self, todo: Sequence[ScanId]) -> None:
+        """Calibrate scans one after the other; raises :class:`Stopped`, a failure of a scan is noted in its line."""
+        with ThreadPoolExecutor(1, thread_name_prefix="calib-prefetch") as prefetcher:
+            futures: dict[ScanId, tuple[ScanReport, Future[LoadedScan]]] = {}
+
+            def prefetch(scans: Iterable[ScanId]) -> None:
+                for scan in scans:
+                    line = ScanReport(str(scan))
+                    futures[scan] = (line, prefetcher.submit(self.runner.load, scan, line))
+
+            prefetch(todo[:1])
+            for k, scan in enumerate(todo):
+                line, future = futures.pop(scan)
+                following = todo[k + 1 : k + 2]
+                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
+                if following and following[0] not in futures:
+                    prefetch(following)
+                self.finish(line)
+                if isinstance(failed, DeviceLost):
+                    raise Stopped("nothing in this process can use the GPU any more")
+
+    def refuse(self, strange: Mapping[str, ScanFailure]) -> None:
+        """Note what looks like a scan but is none as failed, so that nobody misses it."""
+        for name, error in strange.items():
+            error.at(name)
+            self.finish(ScanReport(name, "failed", "load", error.kind, str(error)))
+
+    def _sort_out(self, ids: Sequence[ScanId]) -> list[ScanId]:
+        """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
+        todo, differing, skipped = [], [], []
+        if self.overwrite:
+            self._warn_of_mixture(ids)
+        for scan in ids:
+            self.runner.workers.check()
+            done = None if self.overwrite else self.publisher.done(scan)
+            if done is None:
+                todo.append(scan)
+                continue
+            line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
+            try:
+                reason = self.runner.difference(done)
+                if not reason and (better := self.runner.better_loads(scan, done)):
+                    line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
+            except CalibError as error:
+                reason = f"its input can no longer be read: {error}"
+            if reason:
+                differing.append(f"{scan} ({reason})")
+            else:
+                skipped.append(line)
+        if differing:
+            raise done_differently(self.publisher.path, differing)
+        for line in skipped:
+            self.finish(line)
+        return todo
+
+    def _warn_of_mixture(self, ids: Sequence[ScanId]) -> None:
+        """Replacing a part of a store may leave it with two sets of settings."""
+        digest = self.runner.settings.digest()
+        others = [
+            str(scan) for scan in published_scans(self.publisher.path)
+            if scan not in ids and self.publisher.settings_digest(scan) != digest
+        ]  # fmt: skip
+        if others:
+            log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))
+
+    def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None], last: bool) -> None:
+        loaded = _result(future, self.runner.workers)
+        c, d, r, a, _ = loaded.scan.source.shape
+        samples = c * d * r * a * len(loaded.pairing.on)
+        if samples * loaded.scan.source.counts.dtype.itemsize >= WORTH_SHARING:
+            prefetch_next()
+        else:
+            last = True
+        self.progress.begin(str(scan), samples)
+        staged = self.publisher.stage(scan)
+        try:
+            self.runner.calibrate(loaded, staged, self.progress.advance, last=last)
+            if self.unchanged is not None:
+                self.unchanged(scan)
+            with timed(loaded.report, "write"):
+                self.publisher.publish(scan, staged, overwrite=self.overwrite)
+        except BaseException:
+            disk.remove_tree(staged)
+            raise
+
+    def _try(self, line: ScanReport, work: Callable[[], None]) -> CalibError | None:
+        """Run the work of one scan; a failure is noted in its report line and returned, not raised. A stop is raised."""
+        try:
+            work()
+        except Stopped:
+            raise
+        except CalibError as error:
+            error.at(line.scan)
+            line.status, line.error, line.message = "failed", error.kind, str(error)
+            return error
+        except MemoryError:
+            lack = OutOfMemory("does not fit", array=f"stage {line.stage}", fix="is its shape what it should be?").at(
+                line.scan
+            )
+            line.status, line.error, line.message = "failed", lack.kind, str(lack)
+        except Exception as error:  # a defect of ours in one scan must not stop the night
+            log.exception("%s: internal error in stage %s", line.scan, line.stage)
+            line.status, line.error = "failed", "InternalError"
+            line.message = f"{line.scan}: internal error in stage {line.stage}: {type(error).__name__}: {error}"
+        else:
+            line.stage = ""
+        return None
+
+    def finish(self, line: ScanReport) -> None:
+        """Note what happened to a scan: in the report, in the records of the store, in the log."""
+        self.report.add(line)
+        self.records.report(line.as_dict())
+        for warning in line.warnings:
+            log.warning("%s: %s", line.scan, warning, extra={"data": {"scan": line.scan}})
+        if line.status == "failed":
+            self.records.failed(line.scan, line.stage, line.error, line.message)
+            log.error("%s", line.message, extra={"data": line.failure()})
+        else:
+            self.records.done(line.scan)
+            if line.status == "ok":
+                log.info("%s", summary_line(line), extra={"data": {"scan": line.scan}})
+            log.info("%s", timing_line(line), extra={"data": line.as_dict()})
+        self.progress.end(line)
+
+
+def done_differently(l1: Path, scans: Sequence[str]) -> ConfigError:
+    """The error for scans of a store that were made with other settings or from other input."""
+    return ConfigError(
+        f"{len(scans)} scan(s) are done differently: {'; '.join(scans[:5])}", array=str(l1),
+        rule="one store, one set of settings", fix="use --overwrite to replace them, or another output path",
+    )  # fmt: skip
+
+
+def _result(future: Future[LoadedScan], workers: Workers) -> LoadedScan:
+    """Wait for the prefetcher, with an eye on the stop."""
+    while not wait([future], timeout=STOP_LATENCY_S).done:
+        workers.check()
+    return future.result()

@@ -1,0 +1,57 @@
+"""Which scans of a store are to be calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib_gpu.errors import ConfigError, ScanFailure
+from calib_gpu.records import ScanId
+from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
+from calib_gpu.store.l0 import L0Store
+
+
+def is_science(store: L0Store, scan: ScanId) -> bool:
+    """True for scans to be calibrated: ``source`` with ON subscans, or with none of a known class (which then fails)."""
+    if not store.has(scan, "source"):
+        return False
+    try:
+        classes = store.subscan_classes(scan, "source")
+    except ScanFailure:
+        return True
+    if classes is None:
+        return True  # the reader says what is missing
+    if not classes:
+        return False
+    known = {SUBSCAN_CLASSES[c] for c in classes if c in SUBSCAN_CLASSES}
+    return "ON" in known or not known or any(c.startswith(CHOPPED_PREFIXES) for c in classes)
+
+
+def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
+    """The science scans of a store, or those of them that are asked for.
+
+    Raises
+    ------
+    ConfigError
+        A number that is asked for is not in the store.
+    """
+    ids = store.scan_ids()
+    if numbers is not None:
+        missing = sorted(set(numbers) - {scan.number for scan in ids})
+        if missing:
+            have = f"{ids[0].number} to {ids[-1].number}" if ids else "none"
+            raise ConfigError(
+                "not in the store",
+                array="--scans",
+                value=", ".join(map(str, missing[:10])),
+                rule=f"scans of {store.path.name}: {have}",
+            )
+        ids = [scan for scan in ids if scan.number in set(numbers)]
+    return [scan for scan in ids if is_science(store, scan)]
+
+
+def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> list[str]:
+    """Scans that were asked for by number but are not science scans."""
+    if numbers is None:
+        return []
+    wanted = set(numbers)
+    return [str(scan) for scan in store.scan_ids() if scan.number in wanted and scan not in ids]

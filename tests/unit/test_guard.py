@@ -1,0 +1,78 @@
+"""The guard by itself: what stands behind the checks of folders, and bounds that whole stores cannot show."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib_gpu import Settings
+from calib_gpu.errors import Unreadable
+from calib_gpu.store import guard
+from calib_gpu.store.guard import CodecError, Limits
+from calib_gpu.store.metadata import group_attrs
+
+
+def test_links_are_not_followed_even_where_no_folder_was_looked_through(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text('{"zarr_format": 3, "node_type": "group"}')
+    (tmp_path / "zarr.json").symlink_to("real")
+    with pytest.raises(Unreadable, match="symbolic link"):
+        guard.open_file(tmp_path / "zarr.json", "label")
+    with pytest.raises(Unreadable, match="symbolic link"):
+        group_attrs(tmp_path)
+    handle, size = guard.open_file(tmp_path / "real", "label")
+    os.close(handle)
+    assert size == 40
+
+
+def test_limits_are_the_settings() -> None:
+    assert Limits.of(Settings()) == guard.DEFAULT_LIMITS
+    assert Limits.of(Settings(max_scans=7, require_checksum=True)) == Limits(max_scans=7, require_checksum=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("zarr.json", True), (".zattrs", True), ("c.0.0", True), ("data_5d", True), ("zarr.json~", True), ("-rf", False),
+     ("", False), ("a b", False), ("a\n", False), ("n" * 200, True), ("n" * 201, False), ("\u0430", False), ("a/b", False)],
+)  # fmt: skip
+def test_names(name: str, plain: bool) -> None:
+    assert guard.is_plain(name) is plain
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "alike"),
+    [("scan_025650", 25650, True), ("scan_000001", 1, True), ("scan_1234567", 1234567, True), ("scan_0025650", None, True),
+     ("scan_25650", None, True), ("SCAN_025650", None, True), ("scan_025650\n", None, True), ("sc\u0430n_025650", None, True),
+     ("scan_02565\uff10", None, True), ("scan_notes", None, False), ("band_LFA", None, False), ("README", None, False)],
+)  # fmt: skip
+def test_names_of_scans(name: str, number: int | None, alike: bool) -> None:
+    assert guard.scan_number(name) == number
+    assert guard.looks_like_scan(name) is alike
+
+
+def test_files_may_not_be_larger_than_their_content_can_take() -> None:
+    for n in (0, 1, 1000, 1 << 20):
+        assert n < guard.encoded_limit(n) <= 2 * n + (1 << 16)
+
+
+def test_what_is_shown_has_no_control_characters() -> None:
+    assert guard.shown("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
+    assert len(guard.shown("x" * 10_000)) < 100
+
+
+@pytest.mark.parametrize("text", ["1e999", "NaN", "[Infinity]", '{"b": -Infinity}'])
+def test_numbers_that_are_none_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^here"):
+        guard.parse_json(b'{"here": ' + text.encode() + b"}")
+
+
+def test_numbers_that_are_some() -> None:
+    assert guard.parse_json(b'{"a": [1, -2.5e-300, 1e308, "NaN", null, "\\u00e9\\ud83d\\ude00"]}')["a"][1] == -2.5e-300
+
+
+def test_an_index_without_chunks_is_sound() -> None:
+    guard.check_index(np.full((2, 2, 2), guard.ABSENT, np.uint64), 0, 0)
+    with pytest.raises(CodecError):
+        guard.check_index(np.array([[guard.ABSENT, 5]], np.uint64), 0, 100)
