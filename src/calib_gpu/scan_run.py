@@ -23,15 +23,15 @@ from calib_gpu.modes import Mode
 from calib_gpu.packed import PackedReaders
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
-from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
+from calib_gpu.records import Atmosphere, Loads, OffSpectra, Pairing, Receiver, Scan, ScanId
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
-from calib_gpu.stages.calibrate import ScanTiles
+from calib_gpu.stages.calibrate import ScanTiles, TileTotals
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
-from calib_gpu.stages.prepare import pair_subscans, prepare
-from calib_gpu.stages.resolve import receiver, resolve
+from calib_gpu.stages.prepare import Factors, pair_subscans, prepare
+from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.group_files import tree_digest
@@ -61,6 +61,21 @@ class LoadedScan:
     offs: OffSpectra
     pairing: Pairing
     inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CalibratedScan:
+    """What stage calibrate hands on: all tiles are in the staging folder, the rest of the scan is still to be written."""
+
+    loaded: LoadedScan
+    rx: Receiver
+    resolved: ResolvedLoads
+    atmosphere: Atmosphere
+    factors: Factors
+    qa: dict[str, Any]
+    writer: ScanWriter
+    sample: DumpSample
+    totals: TileTotals
 
 
 class ScanRunner:
@@ -159,10 +174,12 @@ class ScanRunner:
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
-    def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None], *, last: bool) -> None:
-        """Stages resolve to write: the finished scan lies in ``folder``, ready to be published.
+    def calibrate(
+        self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None], *, others: int
+    ) -> CalibratedScan:
+        """Stages resolve to calibrate; what belongs to all tiles of a scan is written by :meth:`write`.
 
-        ``last`` tells that no other scan is loaded meanwhile.
+        ``others`` is the number of scans in memory beside this one: one is loaded, one is written meanwhile.
         """
         settings, report, scan = self.settings, loaded.report, loaded.scan
         with timed(report, "resolve"):
@@ -189,12 +206,20 @@ class ScanRunner:
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
-            tiles, plan = self._tiles(loaded, last)
+            tiles, plan = self._tiles(loaded, others)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
             if isinstance(tiles, DeviceTiles) and tiles.packed is not None:
                 report.notes += tiles.packed.notes()
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
+        return CalibratedScan(loaded, rx, resolved, atmosphere, factors, qa, writer, sample, totals)
+
+    def write(self, done: CalibratedScan) -> None:
+        """The rest of stage write: the finished scan lies in its folder; may run while another scan is calibrated."""
+        loaded, rx, resolved, atmosphere, factors = done.loaded, done.rx, done.resolved, done.atmosphere, done.factors
+        settings, report, scan, qa = self.settings, loaded.report, loaded.scan, done.qa
+        writer, totals = done.writer, done.totals
+        c, d, n_r, n_a, _ = scan.source.shape
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
             write_scan_arrays(writer, factors, atmosphere, settings, on, ref)
@@ -202,7 +227,7 @@ class ScanRunner:
                 writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
             qa |= metrics.sky_metrics(atmosphere, factors)
-            qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
+            qa |= metrics.spectrum_metrics(done.sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
             n_pixel = c * d * len(loaded.pairing.on)
             qa["nan_fraction"] = totals.invalid / n_pixel
             qa["fill_fraction"] = totals.flag_counts[..., FILL_BIT] / n_pixel
@@ -254,17 +279,17 @@ class ScanRunner:
         report.notes.append(f"{report.stage}: {text}")
         log.warning("%s: %s", report.scan, report.notes[-1])
 
-    def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
+    def _tiles(self, loaded: LoadedScan, others: int) -> tuple[Tiles, TilePlan]:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
-        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, self.workers.count))
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, others, self.workers.count))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
         report.notes += notes
         if self._device_tiles is None:
             return self._host_tiles, on_host
         beside = None if packed is None else packed.device_bytes
         slots = self.settings.slots or self.workers.count + SPARE_SLOTS
-        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, last, slots), slots, beside)
+        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, others, slots), slots, beside)
         while plan is not None:
             plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
@@ -282,13 +307,11 @@ class ScanRunner:
         self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
         return HostTiles(self._host, self.workers), on_host
 
-    def _tile_bytes(self, loaded: LoadedScan, last: bool, parts: int) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, in parts."""
+    def _tile_bytes(self, loaded: LoadedScan, others: int, parts: int) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan and the others leave of the memory, in parts."""
         mean, reference = loaded.offs.mean, loaded.offs.reference
         offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-        return tile_bytes(
-            self.settings.memory, loaded.scan.source.shape, offs, parts, 1 if last else 2, self.workers.count
-        )
+        return tile_bytes(self.settings.memory, loaded.scan.source.shape, offs, parts, 1 + others, self.workers.count)
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

@@ -68,7 +68,7 @@ def test_every_way_gives_the_same_bytes(
 ) -> None:
     backend = make_backend(name)
     monkeypatch.setattr("calib_gpu.workers.WORTH_SHARING", 0)  # small scans, too, are shared between threads
-    monkeypatch.setattr("calib_gpu.pipeline.WORTH_SHARING", 0)
+    monkeypatch.setattr("calib_gpu.scan_loop.WORTH_SHARING", 0)
     digests, tiles, n = {reference}, set[int](), 0
     for tile in TILES:
         monkeypatch.setattr("calib_gpu.tile_plan.TILE_BYTES", tile)

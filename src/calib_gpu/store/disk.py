@@ -48,7 +48,7 @@ def _make_dirs(path: str, *, durable: bool = False) -> None:
         if parent in ("", path):
             raise
         _make_dirs(parent, durable=durable)
-        system.mkdir(path, 0o777)
+        return _make_dirs(path, durable=durable)  # another run may have made it meanwhile
     except OSError:  # whatever it says of a folder that is there: that is all that is wanted
         if not stat.S_ISDIR(_mode(path)):
             raise
