@@ -79,7 +79,7 @@ extern "C" __global__ void calibrate_tile(
     cg_int64 out_channel, cg_int64 out_dump, cg_uint64 fill, int has_fill, double floor_, double saturation, int n_valid) {
   const CgRule rule = cg_rule(fill, has_fill, floor_, saturation, n_valid);
   const unsigned int quads = (block + CG_QUAD - 1) / CG_QUAD;
-  const unsigned int at = blockIdx.x * blockDim.x + threadIdx.x;  // below 2^31: see TileLayout.size
+  const unsigned int at = blockIdx.x * blockDim.x + threadIdx.x;  // a pixel of one subscan has fewer than 2^31 samples
   const unsigned int channel_quads = quads * n_block;
   const unsigned int c = at / channel_quads;
   if (c >= n_channel) {

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from calib_gpu import Settings, stream
+from calib_gpu.backend import on_device
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.backend.on_device import DeviceBackend
 from calib_gpu.errors import DeviceLost
@@ -75,7 +76,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def share_all_work(patch: pytest.MonkeyPatch) -> None:
     """Threads share small scans, too, and the next one is loaded meanwhile."""
-    for module in ("workers", "pipeline"):
+    for module in ("workers", "scan_loop"):
         patch.setattr(f"calib_gpu.{module}.WORTH_SHARING", 0)
 
 
@@ -149,6 +150,7 @@ def seen_threads(device: SimDevice) -> Iterator[None]:
         patch.setattr(stream, "threading", SimpleNamespace(
             Lock=lambda: SeenLock(device), Condition=lambda: threading.Condition(SeenLock(device)),  # type: ignore[arg-type]
         ))  # fmt: skip
+        patch.setattr(on_device, "threading", SimpleNamespace(Lock=lambda: SeenLock(device)))
         yield
         meet()
 
@@ -169,8 +171,8 @@ def run(
         for folder in (out, night.folder / "l1.zarr.run"):
             shutil.rmtree(folder, ignore_errors=True)
     device = SimDevice(schedule, faults, threads=threads, execute=execute)
-    backend = DeviceBackend(device)
     with seen_threads(device) if threads else contextlib.nullcontext():
+        backend = DeviceBackend(device)
         report = calibrate(night.l0, out, Settings(**{"workers": 2, **settings}), backend=backend)
     backend.close()
     staging = night.folder / "l1.zarr.run" / "staging"

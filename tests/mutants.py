@@ -100,7 +100,7 @@ def mutants(source: str) -> list[Mutant]:
             for kind, names in (("event", EVENTS), ("stream", STREAMS)):
                 if not isinstance(argument, ast.Attribute) or argument.attr not in names:
                     continue
-                for other in set(names) - {argument.attr}:
+                for other in sorted(set(names) - {argument.attr}):
 
                     def mistaken(
                         statements: list[ast.stmt], i: int, call: ast.Call, n: int = n, other: str = other

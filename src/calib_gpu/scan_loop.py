@@ -73,7 +73,7 @@ class ScanLoop:
                 failed = self._try(
                     line, partial(self._calibrate, staged, future, partial(prefetch, following), behind, not following)
                 )
-                if following and following[0] not in futures:
+                if following and following[0] not in futures and not isinstance(failed, DeviceLost):
                     prefetch(following)
                 with staged.discarded_on_error():
                     behind.wait()  # reports are in the order of the scans

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1 import ScanWriter
 from calib_gpu.store.pixel_arrays import PixelArrays
 from calib_gpu.stream import DeviceTiles, HostTiles, Tiles
-from calib_gpu.tile_plan import MEMORY_PER_ARRAY, SPARE_SLOTS, TilePlan, tile_bytes
+from calib_gpu.tile_plan import MEMORY_PER_ARRAY, TilePlan, device_plan, tile_bytes
 from calib_gpu.workers import Workers
 
 log = logging.getLogger("calib_gpu")
@@ -282,16 +281,15 @@ class ScanRunner:
     def _tiles(self, loaded: LoadedScan, others: int) -> tuple[Tiles, TilePlan]:
         """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
-        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, others, self.workers.count))
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, others))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
         report.notes += notes
         if self._device_tiles is None:
             return self._host_tiles, on_host
         beside = None if packed is None else packed.device_bytes
-        slots = self.settings.slots or self.workers.count + SPARE_SLOTS
-        plan: TilePlan | None = TilePlan.of(source, dtype, self._tile_bytes(loaded, others, slots), slots, beside)
+        offs, scans = self._off_bytes(loaded), 1 + others
+        plan: TilePlan | None = device_plan(source, self.settings, offs, scans, self.workers.count, beside)
         while plan is not None:
-            plan = plan.within(self.settings.device_memory or sys.maxsize)
             try:
                 self._device_tiles.allocate(plan.largest, plan.slots, packed)
             except OutOfDeviceMemory as error:
@@ -307,11 +305,15 @@ class ScanRunner:
         self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
         return HostTiles(self._host, self.workers), on_host
 
-    def _tile_bytes(self, loaded: LoadedScan, others: int, parts: int) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan and the others leave of the memory, in parts."""
+    def _tile_bytes(self, loaded: LoadedScan, others: int) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan and the others leave of the memory, per worker."""
+        n = self.workers.count
+        return tile_bytes(self.settings.memory, loaded.scan.source.shape, self._off_bytes(loaded), n, 1 + others, n)
+
+    @staticmethod
+    def _off_bytes(loaded: LoadedScan) -> list[int]:
         mean, reference = loaded.offs.mean, loaded.offs.reference
-        offs = [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-        return tile_bytes(self.settings.memory, loaded.scan.source.shape, offs, parts, 1 + others, self.workers.count)
+        return [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
 
 
 def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:

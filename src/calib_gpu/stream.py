@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from calib_gpu.backend.base import Backend, TileResult
 from calib_gpu.backend.device import Block, Device, Event, HostBlock
 from calib_gpu.backend.kernels import KERNELS
-from calib_gpu.backend.tile import TileLayout
-from calib_gpu.errors import DeviceLost
+from calib_gpu.backend.tile import TileLayout, load_kernel
+from calib_gpu.errors import DeviceLost, OutOfDeviceMemory
 from calib_gpu.packed import PackedReader, PackedSlot, PackedTile
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Floats, Tile
@@ -192,10 +192,11 @@ class DeviceTiles:
         self.packed = packed
         fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
         fits = fits and (packed is None or all(packed.fits(s.packed, largest) for s in self._slots))
-        if fits and len(self._slots) == count:
+        if fits and len(self._slots) == len(self._free) == count:
             return
         self.free()
         try:
+            load_kernel(self.device, largest)  # now, and not when the slots have taken the memory
             for _ in range(count):
                 self._slots.append(self._slot(largest))
         except BaseException:
@@ -292,6 +293,9 @@ class DeviceTiles:
         """Slots of tiles that fail do not come back: threads that wait for one must hear of it."""
         try:
             yield
+        except OutOfDeviceMemory as error:  # half-way: what has run of the tile, nobody knows
+            self._failed = DeviceLost("out of GPU memory in the middle of a tile", value=str(error), fix="run again")
+            raise self._failed from None
         except BaseException as error:
             self._failed = error
             raise

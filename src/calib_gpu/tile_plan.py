@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +11,7 @@ import numpy as np
 
 from calib_gpu.backend.tile import TileLayout
 from calib_gpu.records import CountGroup, Tile
+from calib_gpu.settings import Settings
 from calib_gpu.store.shards import dump_block
 from calib_gpu.workers import CHANNEL_BYTES, Blocks
 
@@ -17,6 +19,8 @@ SPARE_SLOTS: Final = 3
 """Slots beyond one for each worker: one in each of the three streams."""
 TILE_BYTES: Final = 12 * 1024 * 1024
 """Most bytes of a tile: more leaves the caches and is a third slower; copies of a megabyte fill the bus to a GPU."""
+MOST_PIXELS: Final = 65535
+"""Pixels of a tile: those of a launch lie along an axis of the grid that has no more places."""
 SCAN_ARRAYS: Final = 8
 """Arrays [C,R,A] of a scan beside its OFFs: HOT, COLD, SKY, gain, gamma, T_rec, and the sums of QA."""
 MEMORY_PER_ARRAY: Final = 32
@@ -47,6 +51,23 @@ def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: 
     return min(max(left, memory // 4 // max(workers, parts)), TILE_BYTES)
 
 
+def device_plan(
+    source: CountGroup, settings: Settings, offs: Sequence[int], scans: int, workers: int,
+    beside: Callable[[TileLayout], int] | None = None,
+) -> TilePlan:  # fmt: skip
+    """How a scan is cut for a device; parameters as those of :func:`tile_bytes` and :class:`TilePlan`.
+
+    A slot is as large in page-locked memory as on the device. Where the smallest tile is large there are fewer slots than
+    workers ask for, so that ``memory`` holds, but no less than one for each stream and one to fill.
+    """
+    slots = settings.slots or workers + SPARE_SLOTS
+    budget = tile_bytes(settings.memory, source.shape, offs, slots, scans, workers)
+    plan = TilePlan.of(source, settings.dtype, budget, slots, beside)
+    if not settings.slots:
+        plan = replace(plan, slots=min(slots, max(SPARE_SLOTS + 1, settings.memory // plan.slot_bytes)))
+    return plan.within(settings.device_memory or sys.maxsize)
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """``blocks`` are the pixels of a tile; ``slots`` the tiles on a device at a time (0: on the host).
@@ -68,7 +89,10 @@ class TilePlan:
         """Tiles of at most so many bytes of counts, spectra and flags; at least one pixel is taken."""
         kind = np.dtype(dtype)
         sample_bytes = source.counts.dtype.itemsize + kind.itemsize + 2
-        return cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots, beside)
+        plan = cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots, beside)
+        while plan.largest.size[1] > MOST_PIXELS and (smaller := plan.smaller()) is not None:
+            plan = smaller
+        return plan
 
     def layout_of(self, r: int, a: int) -> TileLayout:
         """Places of the arrays of a tile of ``r`` x ``a`` pixels."""

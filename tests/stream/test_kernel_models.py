@@ -158,7 +158,8 @@ def test_sky_sums_and_chi2(image: bool, unit: bool, binned: bool) -> None:
     for pixel in range(4):
         off, hot, gain = rng.uniform(1e5, 2e5, (n_off, n)), rng.uniform(4e5, 5e5, n), rng.uniform(900, 1100, n)
         observed = np.empty(n_off * n)
-        run("sky_signal", (n_off * n,), off=off.reshape(-1), hot=hot, gain=gain, n=n, observed=observed)
+        run("sky_signal", (n_off * n,), off=off.reshape(-1), hot=np.tile(hot, n_off),
+            gain=np.tile(gain, n_off), observed=observed)  # fmt: skip
         np.testing.assert_array_equal(observed.reshape(n_off, n), (off - hot) / gain)
         observed[rng.integers(n_off * n)] = np.nan
         bad = rng.random((n_off, n)) < 0.1

@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from calib_gpu.backend.base import Backend
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.errors import ConfigError
@@ -28,10 +30,21 @@ def _cuda() -> Backend:
             "no usable GPU", array="backend", value="cupy", rule=f"the NVIDIA driver: {error}",
             fix="see calib-gpu doctor; --backend numpy runs without a GPU",
         ) from None  # fmt: skip
-    from calib_gpu.backend.cupy_ import CupyDevice
-    from calib_gpu.backend.on_device import DeviceBackend
+    try:
+        from calib_gpu.backend.cupy_ import CupyDevice
+        from calib_gpu.backend.on_device import DeviceBackend
 
-    return DeviceBackend(CupyDevice())
+        backend = DeviceBackend(CupyDevice())
+        one = np.ones((1, 1))
+        backend.sky_signal(one, one, one)  # a kernel is compiled and run: what is broken shows here, not in every scan
+    except ConfigError:
+        raise
+    except Exception as error:  # a GPU that is full or taken, a broken CuPy, no NVRTC
+        raise ConfigError(
+            "no usable GPU", array="backend", value="cupy", rule=f"{type(error).__name__}: {error}",
+            fix="see calib-gpu doctor; --backend numpy runs without a GPU",
+        ) from None  # fmt: skip
+    return backend
 
 
 BACKENDS: Final[dict[str, Callable[[], Backend]]] = {HOST: NumpyBackend, "cupy": _cuda}

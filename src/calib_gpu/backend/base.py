@@ -71,7 +71,10 @@ class Backend(Protocol):
         ...
 
     def sky_signal(self, off: Floats, hot: Floats, gain: Floats) -> Floats:
-        """S_H,obs of one pixel ``[O, C]``, K: ``off`` [O, C] and ``hot`` [C] counts, ``gain`` [C] counts/K (eq. 12)."""
+        """S_H,obs of one pixel ``[O, C]``, K, eq. (12).
+
+        ``off`` is [O, C] counts; ``hot`` in counts and ``gain`` in counts/K are [C] or [O, C].
+        """
         ...
 
     def sky_sums(self, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:

@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from calib_gpu.backend.on_device import Desk
 
 SUMS = ("yy", "ys", "yi", "ss", "si", "ii")
+CHAIN_BYTES = 64 * 1024 * 1024
+ARRAYS = 40
+"""Bound on the arrays of a chain; about so many of them are as long as an OFF has channels (q at the nodes of two bands)."""
 SQUARES = ("m1", "r1", "l21", "m2", "r2", "constant")
 
 
 def chi2_launches(desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
-    """chi2 ``[grid, O]``; see :func:`calib_gpu.physics.sky_sums.chi2_grid`."""
+    """chi2 ``[grid, O]``; see :func:`calib_gpu.physics.sky_sums.chi2_grid`. Some OFFs at a time, where they are large."""
+    step = max(1, CHAIN_BYTES // (8 * ARRAYS * sums.yy.shape[1]))
+    parts = [slice(o, o + step) for o in range(0, x.size, step)]
+    return np.concatenate([_chain(desk, sums.part(part), sky, x[part], grid) for part in parts], axis=1)
+
+
+def _chain(desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
+    """The same for OFFs that fit."""
     n_off, n = sums.yy.shape
     has_image = np.int32(len(sky.bands) > 1)
     up, work = Layout(), Layout()

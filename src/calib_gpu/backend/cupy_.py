@@ -6,7 +6,6 @@ stream without an event, and round page-locked blocks up to powers of two.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -225,7 +224,9 @@ def _array(argument: Argument) -> Any:
 
 
 def device_bytes(block: DeviceBlock, offset: int, nbytes: int) -> Any:
-    """Some bytes of a block as a CuPy array, for libraries that take arrays."""
+    """Some bytes of a block as a CuPy array, for libraries that take arrays and need a context in the calling thread."""
+    with _cuda_errors():
+        runtime.setDevice(0)
     return _array(View(block, offset, (nbytes,), np.dtype(np.uint8)))
 
 
@@ -235,7 +236,7 @@ def _compile(kernel: Kernel, counts: str, spectrum: str) -> Any:
     if isinstance(kernel, Reduction):
         return reduction(kernel)
     module = cupy.RawModule(code=kernels.tile_source(counts, spectrum), options=kernels.OPTIONS)
-    return functools.partial(module.get_function(kernel.name).kernel.__call__)
+    return module.get_function(kernel.name).kernel  # its own call takes no stream
 
 
 def elementwise(kernel: Elementwise) -> Any:

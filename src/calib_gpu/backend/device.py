@@ -166,7 +166,7 @@ class Device(Protocol):
         """Run a kernel over an index range.
 
         ``size`` is the number of threads of an elementwise kernel ``(n,)``, rows and columns of a reduction
-        ``(rows, columns)``, or samples and pixels of a raw one. ``reads`` and ``writes`` name the blocks that it
+        ``(rows, columns)``, or threads for each pixel and pixels of a raw one. ``reads`` and ``writes`` name the blocks that it
         touches (one that it reads and writes is in both).
         """
         ...

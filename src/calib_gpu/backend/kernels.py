@@ -156,8 +156,8 @@ _ROWS = (
     ),
     # --- sky signal and water vapour: O OFFs, C channels (or bins), J grid points
     Elementwise(
-        "sky_signal", "raw float64 off, raw float64 hot, raw float64 gain, int64 n", "raw float64 observed",
-        "observed[i] = cg_sky_signal(off[i], hot[i % n], gain[i % n]);",
+        "sky_signal", "raw float64 off, raw float64 hot, raw float64 gain", "raw float64 observed",
+        "observed[i] = cg_sky_signal(off[i], hot[i], gain[i]);",
     ),
     Elementwise(
         "sky_sums", "raw float64 observed, raw uint8 bad, raw float64 weights, raw float64 k0, raw float64 a_signal, "

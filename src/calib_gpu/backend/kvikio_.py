@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calib_gpu.backend.decoder import Span
-from calib_gpu.errors import ConfigError
+from calib_gpu.errors import ConfigError, DeviceLost
 
 INSTALL = "pip install 'calib-gpu[gds13]' (or gds12), or use --set gpu_reader=nvcomp"
 
@@ -53,5 +53,7 @@ class KvikioFiles:
                     got = handle.raw_read(device_bytes(block, span.at, span.size), span.size, span.offset, 0)
                     if got != span.size:
                         raise OSError(f"{got} of {span.size} bytes at {span.offset}")
+        except DeviceLost:
+            raise
         except RuntimeError as error:  # what kvikio raises for all that fails
             raise OSError(f"kvikio: {error}") from None

@@ -57,7 +57,7 @@ class NumpyBackend:
                 if first is not None:
                     first[:, r, a] = pixel[:, 0]
                 if band is not None:
-                    band[:, r, a] = pixel.mean(axis=0, dtype=np.float64)
+                    band[:, r, a] = _sum_channels(pixel) / n_c
                 continue
             missing, good = rule.missing(pixel, n_dump), rule.valid(pixel, n_dump)
             dump_missing += np.count_nonzero(missing, axis=0)
@@ -71,9 +71,7 @@ class NumpyBackend:
                 first[:, r, a] = np.where(good[:, d], pixel[:, d], np.nan)
             if band is not None:
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    band[:, r, a] = np.where(good, pixel, 0).sum(axis=0, dtype=np.float64) / np.count_nonzero(
-                        good, axis=0
-                    )
+                    band[:, r, a] = _sum_channels(np.where(good, pixel, 0)) / np.count_nonzero(good, axis=0)
         return DumpStats(total, valid, first, band, dump_valid, dump_present, dump_missing)
 
     def load_calibration(
@@ -175,6 +173,13 @@ def _flag_channels(base: NDArray[np.uint16], out: NDArray[np.uint16], n_dump: in
     padding = out.shape[0] * d - n_dump
     if padding:
         out[-1, :, d - padding :] = 0
+
+
+def _sum_channels(counts: NDArray[Any]) -> Floats:
+    """Sum over the first axis in ascending order; of a single dump NumPy would add pairs, whose rounding is another one."""
+    if counts.shape[1] == 1:
+        return np.add.accumulate(counts[:, 0], dtype=np.float64)[-1:]
+    return np.asarray(counts.sum(axis=0, dtype=np.float64))
 
 
 def _sum_dumps(counts: NDArray[Any]) -> Floats:

@@ -1,16 +1,17 @@
 """A backend on any device: loads, OFFs, sky signal and PWV grid as launches of kernels; tiles go through ``stream.py``.
 
-The calls here are synchronous: arrays go up, kernels run, results come back, on a stream of the calling thread. They are
+The calls here are synchronous: arrays go up, kernels run, results come back, on a stream of their own. They are
 made for the small part of a scan, before its first tile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -28,10 +29,12 @@ from calib_gpu.physics.sky_sums import SkyData, SkySums
 from calib_gpu.records import DumpStats, Floats
 
 B = TypeVar("B", bound=Block)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Desk:
-    """What one thread needs for synchronous work: a stream, an event, and blocks that grow to the largest task."""
+    """What one synchronous task needs: a stream, an event, and blocks that grow to the largest task."""
 
     def __init__(self, device: Device) -> None:
         self.device, self.stream, self.event = device, device.stream("desk"), device.event()
@@ -72,11 +75,11 @@ class Desk:
     def launch(
         self, kernel: str, size: tuple[int, ...], *arguments: Argument, reads: Iterable[Block], writes: Iterable[Block]
     ) -> None:
-        """Run a kernel on this thread's stream."""
+        """Run a kernel."""
         self.device.launch(KERNELS[kernel], size, arguments, self.stream, reads=tuple(reads), writes=tuple(writes))
 
     def download(self, block: Block, nbytes: int) -> NDArray[np.uint8]:
-        """Wait for all that was begun; the first bytes of a block, until the next task of this thread."""
+        """Wait for all that was begun; the first bytes of a block, until the next task at this desk."""
         target = self.host("out", nbytes)
         self.device.download(target, block, nbytes, self.stream)
         self.wait()
@@ -102,6 +105,19 @@ class Desk:
         self._device.clear()
 
 
+def _at_a_desk(
+    task: Callable[Concatenate[DeviceBackend, Desk, P], R],
+) -> Callable[Concatenate[DeviceBackend, P], R]:
+    """A method that is given a desk for as long as it runs."""
+
+    @functools.wraps(task)
+    def run(backend: DeviceBackend, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with backend.desk() as desk:
+            return task(backend, desk, *args, **kwargs)
+
+    return run
+
+
 class DeviceBackend:
     """See :class:`calib_gpu.backend.base.Backend`."""
 
@@ -109,8 +125,9 @@ class DeviceBackend:
         self.device: Device | None = device
         self._device = device
         self.name = device.name
-        self._local = threading.local()
         self._desks: list[Desk] = []
+        self._free: list[Desk] = []
+        self._lock = threading.Lock()
 
     def describe(self) -> str:
         """The device."""
@@ -123,21 +140,34 @@ class DeviceBackend:
                 desk.close()
         self._device.close()
 
-    @property
-    def _desk(self) -> Desk:
-        """The desk of the calling thread, at the beginning of a task."""
-        if not hasattr(self._local, "desk"):
-            self._local.desk = Desk(self._device)
-            self._desks.append(self._local.desk)
-        desk: Desk = self._local.desk
-        desk.settle()
-        return desk
+    @contextlib.contextmanager
+    def desk(self) -> Iterator[Desk]:
+        """A desk for one task: as many are made as tasks run at a time."""
+        with self._lock:
+            if self._free:
+                desk = self._free.pop()
+            else:
+                desk = Desk(self._device)
+                self._desks.append(desk)
+        try:
+            desk.settle()
+            yield desk
+        finally:
+            with self._lock:
+                self._free.append(desk)
 
+    @_at_a_desk
     def dump_mean(
-        self, counts: NDArray[Any], rule: SampleRule, n_dump: int, *, want_first: bool = False, want_band: bool = False
+        self,
+        desk: Desk,
+        counts: NDArray[Any],
+        rule: SampleRule,
+        n_dump: int,
+        *,
+        want_first: bool = False,
+        want_band: bool = False,
     ) -> DumpStats:
         """Sums over the valid dumps of a tile."""
-        desk = self._desk
         n_r, n_a, c, d = counts.shape
         p = n_r * n_a
         up = Layout().add("counts", counts.shape, counts.dtype)
@@ -188,12 +218,13 @@ class DeviceBackend:
             missing.sum(axis=0),
         )
 
+    @_at_a_desk
     def load_calibration(
-        self, hot: Floats, cold: Floats, zero: Floats | float, powers: LoadPowers, g_signal: Floats, g_image: Floats,
+        self, desk: Desk, hot: Floats, cold: Floats, zero: Floats | float, powers: LoadPowers, g_signal: Floats, g_image: Floats,
         eta_f: float, rule: BadChannelRule,
     ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:  # fmt: skip
         """Gain, gamma, T_rec and bad channels of one pixel."""
-        desk, c = self._desk, hot.size
+        c = hot.size
         inputs = {
             "hot": hot, "cold": cold, "zero": zero, "hot_signal": powers.hot_signal, "hot_image": powers.hot_image,
             "cold_signal": powers.cold_signal, "cold_image": powers.cold_image, "g_signal": g_signal, "g_image": g_image,
@@ -241,27 +272,22 @@ class DeviceBackend:
         gain, gamma, trec = (down.array(name, memory).copy() for name in ("gain", "gamma", "trec"))
         return gain, gamma, trec, down.array("bad", memory) != 0
 
-    def sky_signal(self, off: Floats, hot: Floats, gain: Floats) -> Floats:
+    @_at_a_desk
+    def sky_signal(self, desk: Desk, off: Floats, hot: Floats, gain: Floats) -> Floats:
         """S_H,obs of one pixel."""
-        desk, n = self._desk, off.shape[-1]
-        up = Layout().add("off", off.shape, np.float64).add("hot", (n,), np.float64).add("gain", (n,), np.float64)
-        down = Layout().add("observed", off.shape, np.float64)
-        source, target = desk.upload(up, {"off": off, "hot": hot, "gain": gain}), desk.block("out", down.nbytes)
-        views = (up.view(name, source) for name in ("off", "hot", "gain"))
-        desk.launch(
-            "sky_signal",
-            (off.size,),
-            *views,
-            np.int64(n),
-            down.view("observed", target),
-            reads=(source,),
-            writes=(target,),
-        )
+        arrays = {"off": off, "hot": hot, "gain": gain}
+        up, down = Layout(), Layout().add("observed", off.shape, np.float64)
+        for name in arrays:
+            up.add(name, off.shape, np.float64)
+        source, target = desk.upload(up, arrays), desk.block("out", down.nbytes)
+        views = (up.view(name, source) for name in arrays)
+        desk.launch("sky_signal", (off.size,), *views, down.view("observed", target), reads=(source,), writes=(target,))
         return down.array("observed", desk.download(target, down.nbytes)).copy()
 
-    def sky_sums(self, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:
+    @_at_a_desk
+    def sky_sums(self, desk: Desk, n_off: int, n_channel: int, pixels: Iterable[SkyData]) -> SkySums:
         """The sums of the PWV fit, pixel by pixel."""
-        desk, shape, n = self._desk, (n_off, n_channel), np.int64(n_channel)
+        shape, n = (n_off, n_channel), np.int64(n_channel)
         sums = Layout()
         for name in SkySums.__dataclass_fields__:
             sums.add(name, shape, np.int64 if name == "n" else np.float64)
@@ -288,16 +314,17 @@ class DeviceBackend:
         memory = desk.download(target, sums.nbytes)
         return SkySums(*(sums.array(name, memory).copy() for name in SkySums.__dataclass_fields__))
 
-    def pwv_grid(self, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
+    @_at_a_desk
+    def pwv_grid(self, desk: Desk, sums: SkySums, sky: Sky, x: Floats, grid: Floats) -> Floats:
         """chi2 of every grid point and OFF, in one chain of launches."""
-        return chi2_launches(self._desk, sums, sky, x, grid)
+        return chi2_launches(desk, sums, sky, x, grid)
 
+    @_at_a_desk
     def calibrate_tile(
-        self, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats, rule: SampleRule,
-        n_dump: int, spectra: NDArray[Any], flags: NDArray[np.uint16],
+        self, desk: Desk, on: NDArray[Any], ref: Floats, factor: Floats, base: NDArray[np.uint16], quantum: Floats,
+        rule: SampleRule, n_dump: int, spectra: NDArray[Any], flags: NDArray[np.uint16],
     ) -> TileResult:  # fmt: skip
         """T_A* and flags of one tile, alone: the tile loop of a scan is in :mod:`calib_gpu.stream`."""
-        desk = self._desk
         r, a, c, d = on.shape
         layout = TileLayout(r, a, c, d, spectra.shape[2], spectra.shape[4], on.dtype, spectra.dtype)
         arrays = {"counts": on, "ref": ref, "factor": factor, "base": base, "quantum": quantum}

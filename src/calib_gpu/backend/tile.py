@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import TileResult
-from calib_gpu.backend.device import Argument, Block, Layout, View
-from calib_gpu.backend.kernels import QUAD
+from calib_gpu.backend.device import Argument, Block, Device, Layout, View
+from calib_gpu.backend.kernels import KERNELS, QUAD
 from calib_gpu.physics.calibration import SampleRule
 
 N_TOTALS = 17
@@ -26,6 +26,29 @@ def rule_arguments(rule: SampleRule, n_dump: int) -> tuple[np.generic, ...]:
     floor = 0.0 if rule.positive else -math.inf
     has_fill = np.int32(rule.fill is not None)
     return np.uint64(fill), has_fill, np.float64(floor), np.float64(saturation), np.int32(n_dump)
+
+
+def load_kernel(device: Device, layout: TileLayout) -> None:
+    """Run the tile kernel of these types once on a single sample: from then on it is compiled and loaded.
+
+    Raises
+    ------
+    OutOfDeviceMemory
+        There is no room for it.
+    """
+    one = replace(layout, r=1, a=1, n_channel=1, n_dump=1, n_block=1, block=1)
+    stream, done, blocks = device.stream("load"), device.event(), list[Block]()
+    try:
+        for part in (one.input, one.output):
+            blocks.append(device.empty(part.nbytes))
+        source, target = blocks
+        arguments = one.arguments(source, target, SampleRule(None, None), 1)
+        device.launch(KERNELS["calibrate_tile"], one.size, arguments, stream, reads=(source, target), writes=(target,))
+        device.record(done, stream)
+        device.synchronize(done)
+    finally:
+        for block in blocks:
+            device.release(block)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from calib_gpu.selection import select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_group import subscan_class
-from calib_gpu.tile_plan import SPARE_SLOTS, TilePlan, tile_bytes
+from calib_gpu.tile_plan import TilePlan, device_plan
 from calib_gpu.workers import usable_cores
 
 COLUMNS = (
@@ -41,17 +41,17 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
     """
     store = L0Store(path)
     workers = settings.workers or usable_cores()
-    slots = settings.slots or workers + SPARE_SLOTS
     rows, most = [], 0
     for scan in select_scans(store, numbers):
         source = store.group(scan, "source")
-        plan = _plan(source, settings, slots, workers)
+        plan = _plan(source, settings, workers)
         most = max(most, plan.device_bytes)
         rows.append(_row(scan, source, plan))
     limit = f" of {size_text(settings.device_memory)} allowed" if settings.device_memory else ""
     notes = [
-        f"{workers} workers, {slots} slots asked for; the largest scan takes {size_text(most)} of GPU memory{limit}",
-        "beside it: up to 8 MB a worker for loads and OFFs, and the CUDA context (some hundred MB)",
+        f"{workers} workers; the largest scan takes {size_text(most)} of GPU memory{limit}",
+        "beside it: what loads and OFFs (a pixel of a subscan, at least 8 MB) and the fit of the water vapour (64 MB) take, "
+        "and the CUDA context (some hundred MB)",
     ]
     if settings.gpu_reader != "host":
         notes.append("with gpu_reader a slot takes its input once more, and about three times its counts for nvCOMP")
@@ -61,15 +61,13 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
     )  # fmt: skip
 
 
-def _plan(source: CountGroup, settings: Settings, slots: int, workers: int) -> TilePlan:
+def _plan(source: CountGroup, settings: Settings, workers: int) -> TilePlan:
     c, d, r, a, _ = source.shape
     classes = [subscan_class(str(v)) for v in source.arrays["sobsmode"].ravel()]
     n_off = sum(SUBSCAN_CLASSES.get(name) == "OFF" for name in classes)
     only_mean = detect_mode(classes, settings.mode).off_is_mean or settings.tp_ref == "mean" or d == 1
     offs = [8 * c * r * a * n_off] * (1 if only_mean else 2)
-    budget = tile_bytes(settings.memory, source.shape, offs, slots, 2, workers)
-    plan = TilePlan.of(source, settings.dtype, budget, slots)
-    return plan.within(settings.device_memory) if settings.device_memory else plan
+    return device_plan(source, settings, offs, 2, workers)
 
 
 def _row(scan: ScanId, source: CountGroup, plan: TilePlan) -> tuple[str, ...]:

@@ -76,7 +76,11 @@ class SkySums:
 
     def off(self, index: int) -> SkySums:
         """The sums of one OFF alone."""
-        return SkySums(*(getattr(self, name)[index : index + 1] for name in self.__dataclass_fields__))
+        return self.part(slice(index, index + 1))
+
+    def part(self, offs: slice) -> SkySums:
+        """The sums of some OFFs."""
+        return SkySums(*(getattr(self, name)[offs] for name in self.__dataclass_fields__))
 
     @property
     def size(self) -> int:

@@ -19,8 +19,8 @@ from calib_gpu.selftest.checks import Check, Comparison
 
 FILL = {"int32": -(2**31), "int64": -(2**31), "int16": -(2**15), "uint32": 2**32 - 1, "uint16": 0}
 SATURATION = 20_000.0
-SHAPES = ((1, 1, 1, 1), (2, 3, 37, 5), (1, 2, 513, 8), (1, 1, 260, 43))
-"""Tiles [R, A, C, D]: a single sample, odd lengths, whole quads, dumps that are no multiple of four."""
+SHAPES = ((1, 1, 1, 1), (1, 1, 1000, 1), (2, 3, 37, 5), (1, 2, 513, 8), (1, 1, 260, 43))
+"""Tiles [R, A, C, D]: a single sample, a single dump, odd lengths, whole quads, dumps that are no multiple of four."""
 CHI2_RTOL = 1e-11
 
 
@@ -97,6 +97,8 @@ def _sky_signal(c: Comparison, backend: Backend, numpy: Backend, rng: np.random.
     off, hot, gain = rng.uniform(1e6, 2e6, (3, 333)), rng.uniform(2e6, 3e6, 333), rng.uniform(-1.0, 5e3, 333)
     gain[7], off[1, 9] = 0.0, np.nan
     c.same("S_H", backend.sky_signal(off, hot, gain), numpy.sky_signal(off, hot, gain))
+    hot, gain = off * 1.7, np.array([gain, 2.0 * gain, 3.0 * gain])  # means in bins: the channels of each OFF
+    c.same("S_H in bins", backend.sky_signal(off, hot, gain), numpy.sky_signal(off, hot, gain))
 
 
 def _sky_sums(c: Comparison, backend: Backend, numpy: Backend, rng: np.random.Generator) -> None:

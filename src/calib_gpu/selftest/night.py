@@ -15,6 +15,8 @@ from calib_gpu.simulate import realistic, simulate
 
 CASES: dict[str, dict[str, Any]] = {
     "float64": {}, "float32, interpolated OFFs": {"dtype": "float32", "reference": "interp"},
+    "PWV in bins": {"fit_bins": 64, "pwv_clip": True},
+    "layers, dry opacity fitted": {"t_atm": "table", "dry_scale": "fit"},
     "rounded, per pixel": {"precision": "auto", "pwv_scope": "per_pixel", "fit_weights": "radiometer"},
 }  # fmt: skip
 

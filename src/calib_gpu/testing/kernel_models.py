@@ -217,7 +217,7 @@ def _whole_if_mostly_bad(size: tuple[int, ...], a: Arguments) -> None:
 
 def _sky_signal(size: tuple[int, ...], a: Arguments) -> None:
     i = np.arange(size[0])
-    a.observed[i] = (a.off[i] - a.hot[i % a.n]) / a.gain[i % a.n]
+    a.observed[i] = (a.off[i] - a.hot[i]) / a.gain[i]
 
 
 def _sky_sums(size: tuple[int, ...], a: Arguments) -> None:
