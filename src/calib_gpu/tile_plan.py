@@ -41,7 +41,7 @@ def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: 
     parts
         Tiles that are held at a time.
     scans
-        Scans that are held at a time: 2 while the next one is loaded.
+        Scans that are held at a time: up to 3, while the next one is loaded and the one before is written.
     workers
         Number of workers; each has a quarter of its share in any case.
     """
