@@ -44,10 +44,12 @@ def test_spills_local_memory_and_contractions_are_complaints() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90", "100", "120"])
+@pytest.mark.parametrize("arch", ["70", "75", "80", "86", "89", "90", "100", "120"])
 def test_no_kernel_spills_or_may_be_contracted(arch: str) -> None:
     from calib_gpu.testing.kernel_table import complaints, rows
 
+    if not any(arch in library.archs for library in libraries()):
+        pytest.skip(f"sm_{arch} needs the NVRTC of CUDA 12 (nvidia-cuda-nvrtc-cu12), which is not installed")
     found = list(rows((arch,)))
     assert complaints(found) == []
     for row in found:

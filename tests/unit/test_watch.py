@@ -248,7 +248,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
     night = Night(tmp_path)
     night.scan(1, 0.0)
     night.comes(1)
-    real = ScanRunner.calibrate
+    real = ScanRunner.write
 
     def meanwhile(*arguments: Any, **named: Any) -> None:
         real(*arguments, **named)
@@ -256,7 +256,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
 
     with night:
         night.looks()
-        monkeypatch.setattr(ScanRunner, "calibrate", meanwhile)
+        monkeypatch.setattr(ScanRunner, "write", meanwhile)
         assert (night.looks(after=61.0), night.failed()) == ([], ["scan_000001"])
         assert "changed while it was read" in (night.l1 / "failures.json").read_text()
         monkeypatch.undo()

@@ -77,7 +77,7 @@ def _suggested_profile(attrs: Mapping[str, Any]) -> str:
             name for name in fitting if load_profile(name).source.get("atmosphere", "").startswith("no built-in table")
         ]
         hint = (
-            f" (no built-in table covers {' or '.join(bare)}: add --atmosphere none, or a table of your own)"
+            f" ({' and '.join(bare)}: no built-in table covers the band; add --atmosphere none, or a table of your own)"
             if bare
             else ""
         )
