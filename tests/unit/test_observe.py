@@ -193,6 +193,32 @@ def test_reads_of_a_run_are_noted(tmp_path: Path) -> None:
     assert reads.longest() is None
 
 
+def test_reads_of_all_threads_are_counted() -> None:
+    def read() -> None:
+        for _ in range(2000):
+            with reads.noted("file"):
+                pass
+
+    before = reads.count()
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reads.count() - before == 8000
+    assert reads.count() - before == 8000  # asking changes nothing
+
+
+def test_a_read_within_another_is_the_one_that_is_named() -> None:
+    with reads.noted("/folder"):
+        with reads.noted("/folder/file"):
+            assert (read := reads.longest()) is not None
+            assert read.path == "/folder/file"
+        assert (read := reads.longest()) is not None
+        assert read.path == "/folder"
+    assert reads.longest() is None
+
+
 def test_the_heartbeat_beats(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     beats: list[None] = []
