@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from calib_gpu import Settings
-from calib_gpu.errors import Unreadable
+from calib_gpu.errors import ReadFailed, Unreadable
 from calib_gpu.store import guard
 from calib_gpu.store.guard import CodecError, Limits
 from calib_gpu.store.metadata import group_attrs
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
 
 def test_links_are_not_followed_even_where_no_folder_was_looked_through(tmp_path: Path) -> None:
@@ -25,6 +27,14 @@ def test_links_are_not_followed_even_where_no_folder_was_looked_through(tmp_path
     handle, size = guard.open_file(tmp_path / "real", "label")
     os.close(handle)
     assert size == 40
+
+
+def test_a_file_that_opens_but_tells_no_size_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "c.0").write_bytes(b"1")
+    before = os.listdir("/proc/self/fd")
+    with FaultyDisk(tmp_path, fail(errno.EIO), calls=("fstat",)), pytest.raises(ReadFailed, match="Input/output error"):
+        guard.open_file(tmp_path / "c.0", "label")
+    assert os.listdir("/proc/self/fd") == before  # the file is closed
 
 
 def test_limits_are_the_settings() -> None:

@@ -9,6 +9,7 @@ before it is decoded. What breaks a rule raises :class:`calib_gpu.errors.Unreada
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -98,16 +99,18 @@ def open_file(path: str | Path, label: str, value: str | None = None, what: str 
 
     ``label`` and ``value`` are what an error names as array and value, ``what`` the word it begins with.
     """
-    said = f"{what} " if what else ""
+    said, handle = f"{what} " if what else "", -1
     try:
         handle = system.open(path, OPEN_FLAGS)
+        status = system.fstat(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
-        if os.path.islink(path):
+        if handle >= 0:
+            system.close(handle)
+        elif error.errno == errno.ELOOP:
             raise Unreadable(f"{said}is a symbolic link", array=label, value=value, fix=_LINK_FIX) from None
         raise reads.failure(error, f"{said}cannot be read", array=label, value=value) from None
-    status = system.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         system.close(handle)
         raise Unreadable(f"{said}is not a regular file", array=label, value=value, rule="files and folders only")
