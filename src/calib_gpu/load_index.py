@@ -63,9 +63,9 @@ class LoadIndex:
         return [scan for scan, error in self.broken.items() if isinstance(error, ReadFailed)]
 
     def _add(self, store: L0Store, scan: ScanId, settings: Settings) -> None:
-        if not store.has(scan, "calibration"):
-            return
         try:
+            if not store.holds(scan, "calibration"):
+                return
             if store.subscan_classes(scan, "calibration") == []:
                 return
             group = _slim(with_saturation(store.group(scan, "calibration"), settings))

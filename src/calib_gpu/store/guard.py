@@ -117,6 +117,22 @@ def open_file(path: str | Path, label: str, value: str | None = None, what: str 
     return handle, status.st_size
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything of this name, be it a link; :class:`Unreadable` if that cannot be told."""
+    return _status(path) is not None
+
+
+def _status(path: str | Path) -> os.stat_result | None:
+    """Status of what has this name, None if nothing has. Any error that does not say so is no answer, but raised."""
+    try:
+        with reads.noted(path):
+            return system.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise reads.failure(error, "cannot be read", array=str(path)) from None
+
+
 def check_entry(entry: os.DirEntry[str], folder: str) -> None:
     """Refuse what no writer of Zarr puts below a group: links, devices, FIFOs, sockets, names that play tricks."""
     where = f"{folder}/{shown(entry.name)}"
@@ -133,7 +149,8 @@ def check_folders(root: Path, parts: Sequence[str]) -> None:
     path = root
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        status = _status(path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
             raise Unreadable("is a symbolic link", array=str(path), rule="no links below the store", fix=_LINK_FIX)
 
 
