@@ -92,8 +92,9 @@ class LoadIndex:
             text.replace(f"{store.path / scan.path}/", "").replace(f"{store.path}/", "")
             for text in (error.array, error.what)
         )
-        self.broken[scan] = error
+        error.__traceback__ = error.__context__ = None  # their frames hold what was read
         error.at(str(scan))
+        self.broken[scan] = error
 
     def without(self, scan: ScanId) -> LoadIndex:
         """The index without the set of a scan."""

@@ -14,6 +14,7 @@ from calib_gpu.errors import ReadFailed, Unreadable
 from calib_gpu.store import guard
 from calib_gpu.store.guard import CodecError, Limits
 from calib_gpu.store.metadata import group_attrs
+from calib_gpu.store.strict_json import MAX_VALUES, parse_json
 from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
 
@@ -75,11 +76,21 @@ def test_what_is_shown_has_no_control_characters() -> None:
 @pytest.mark.parametrize("text", ["1e999", "NaN", "[Infinity]", '{"b": -Infinity}'])
 def test_numbers_that_are_none_are_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"^here"):
-        guard.parse_json(b'{"here": ' + text.encode() + b"}")
+        parse_json(b'{"here": ' + text.encode() + b"}")
 
 
 def test_numbers_that_are_some() -> None:
-    assert guard.parse_json(b'{"a": [1, -2.5e-300, 1e308, "NaN", null, "\\u00e9\\ud83d\\ude00"]}')["a"][1] == -2.5e-300
+    assert parse_json(b'{"a": [1, -2.5e-300, 1e308, "NaN", null, "\\u00e9\\ud83d\\ude00"]}')["a"][1] == -2.5e-300
+
+
+def test_a_document_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    """As many as are allowed are read, with the place of what is wrong among them; one more is not."""
+    most = b'{"a": [' + b"[]," * ((MAX_VALUES - 3) // 2) + b"1]}"
+    assert len(parse_json(most)["a"]) == (MAX_VALUES - 3) // 2 + 1
+    with pytest.raises(ValueError, match="more than 500000 values"):
+        parse_json(most.replace(b"1]", b"1,1,1,1]"))
+    with pytest.raises(ValueError, match=r"a\.1\.b: inf is not a number"):
+        parse_json(b'{"a": [' + b"[]," + b'{"b": 1e999}' + b",[]" * 40 + b"]}")
 
 
 def test_an_index_without_chunks_is_sound() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard, reads, system
+from calib_gpu.store import guard, reads, strict_json, system
 from calib_gpu.store.guard import DEFAULT_LIMITS, Limits, dims
 
 NODES: Final = ("zarr.json", ".zarray")
@@ -84,7 +84,7 @@ def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
         with reads.noted(path):
             raw = _document_bytes(path)
     try:
-        return guard.parse_json(raw)
+        return strict_json.parse_json(raw)
     except ValueError as error:
         raise Unreadable(str(error), array=str(path), fix="the store is damaged; copy it again") from None
 
