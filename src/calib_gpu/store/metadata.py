@@ -81,8 +81,7 @@ class ArrayMeta:
 def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
-        with reads.noted(path):
-            raw = _document_bytes(path)
+        raw = _document_bytes(path)
     try:
         return strict_json.parse_json(raw)
     except ValueError as error:
@@ -90,6 +89,11 @@ def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
 
 
 def _document_bytes(path: Path) -> bytes:
+    with reads.noted(path):
+        return _read(path)
+
+
+def _read(path: Path) -> bytes:
     try:
         handle, size = guard.open_file(path, str(path))
     except FileNotFoundError as error:
