@@ -75,7 +75,7 @@ def _ask(path: Path | str) -> int:
     try:
         return _mode(path)
     except OSError as error:
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
 
 
 def _mode(path: Path | str) -> int:
@@ -88,7 +88,8 @@ def _mode(path: Path | str) -> int:
         raise
 
 
-def _cannot_read(path: Path | str, error: OSError) -> OutputError:
+def cannot_read(path: Path | str, error: OSError) -> OutputError:
+    """The error of a call that asks."""
     return OutputError(f"cannot be read: {error.strerror}", array=str(path), fix="check the disk, then run again")
 
 
@@ -100,7 +101,7 @@ def entries(path: Path) -> list[str]:
     except OSError as error:
         if error.errno in _ABSENT:
             return []
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
 
 
 class OutputFile:
