@@ -102,6 +102,10 @@ class RunReport:
         place = self._place.setdefault(line.scan, len(self.scans))
         self.scans[place : place + 1] = [line]
 
+    def line(self, scan: str) -> ScanReport | None:
+        """The report of the last try of a scan; None before any."""
+        return self.scans[self._place[scan]] if scan in self._place else None
+
     def count(self, *status: str) -> int:
         """Number of scans with one of these states: ok, skipped, failed."""
         return sum(s.status in status for s in self.scans)

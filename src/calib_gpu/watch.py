@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from calib_gpu.errors import CalibError, NoLoads, ScanFailure, Stopped, Unreadable
+from calib_gpu.errors import CalibError, NoLoads, OutputError, ScanFailure, Stopped, Unreadable
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
-from calib_gpu.scan_loop import done_differently
+from calib_gpu.scan_loop import ScanLoop, done_differently
 from calib_gpu.scan_report import Progress, RunReport, ScanReport
 from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
@@ -218,7 +218,7 @@ class Watcher:
 
     def _waits(self, store: L0Store, scan: ScanId, source: CountGroup | None) -> bool:
         """True while a load set that has not come could serve a scan better than those at hand."""
-        if source is None or self.session.publisher.done(scan) is not None:
+        if source is None or self._is_there(scan):
             return False
         pointed = [int(n) for n in source.arrays["lloadsn"].ravel() if n > 0][:1] if "lloadsn" in source.arrays else []
         for number in pointed:
@@ -227,26 +227,49 @@ class Watcher:
                 return True
         return self._index.may_change(scan, source, self.session.settings, self._latest_us)
 
+    def _is_there(self, scan: ScanId) -> bool:
+        """True for a scan that is published, or of which that cannot be told: then its report line says so."""
+        try:
+            return self.session.publisher.done(scan) is not None
+        except OutputError:
+            return True
+
     def _calibrate(self, store: L0Store, scans: list[ScanId]) -> None:
+        """Calibrate what is not done; a scan is pending until its report line is there."""
         session = self.session
-        todo = []
         session.progress.scans(len(session.report.scans) + len(self._pending))
         with session.loop(store, self._index, self._check_unchanged) as loop:
-            for scan in scans:
-                self._pending.pop(scan)
-                done = session.publisher.done(scan)
-                if done is None:
-                    todo.append(scan)
-                else:
-                    loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
-            loop.each(todo)
-        failed = {line.scan: line.error for line in session.report.failures}
-        for scan in todo:
-            seen = self._seen[scan]
-            seen.failed = str(scan) in failed
-            lacks_loads = failed.get(str(scan)) == NoLoads.__name__
-            seen.failed_with = len(self._index.candidates) if lacks_loads else None
+            todo = [scan for scan in scans if not self._is_done(loop, scan)]
+            before = {scan: session.report.line(str(scan)) for scan in todo}
+            try:
+                loop.each(todo)
+            finally:
+                for scan in todo:
+                    if session.report.line(str(scan)) is not before[scan]:
+                        self._settle_up(scan)
         session.record()
+
+    def _is_done(self, loop: ScanLoop, scan: ScanId) -> bool:
+        """True if nothing is left to do for a scan: it is published, or that cannot be told; its line is there then."""
+        try:
+            done = self.session.publisher.done(scan)
+        except OutputError as error:
+            error.at(str(scan))
+            loop.finish(ScanReport(str(scan), "failed", "write", error.kind, str(error)))
+            self._settle_up(scan)
+            return True
+        if done is not None:
+            loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
+            self._settle_up(scan)
+        return done is not None
+
+    def _settle_up(self, scan: ScanId) -> None:
+        """The report has a line of a scan: it is pending no more, and may be tried again if it failed."""
+        self._pending.pop(scan)
+        seen, line = self._seen[scan], self.session.report.line(str(scan))
+        seen.failed = line is not None and line.status == "failed"
+        lacks_loads = line is not None and line.error == NoLoads.__name__
+        seen.failed_with = len(self._index.candidates) if lacks_loads else None
 
     def _check_unchanged(self, scan: ScanId) -> None:
         """What was taken by its silence must be the same after it was read."""

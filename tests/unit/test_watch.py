@@ -14,8 +14,9 @@ import zarr
 from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
-from calib_gpu.errors import Exit
+from calib_gpu.errors import Exit, OutputError, Stopped
 from calib_gpu.pipeline import Session, calibrate
+from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress
 from calib_gpu.stopping import Stop
 from calib_gpu.store.l0 import L0Store
@@ -322,3 +323,40 @@ def test_a_stop_ends_it_with_75(tmp_path: Path) -> None:
     stop.set()
     report = watch(night.l0, night.l1, night.settings, Pace(), Progress(), stop)
     assert report.exit_code == Exit.STOPPED
+
+
+def test_one_scan_that_cannot_be_looked_up_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that gives an error once, while it is asked what is done: the scans before and after it are calibrated."""
+    night = Night(tmp_path)
+    for k in (1, 2, 3):
+        night.scan(k, 10.0 * k)
+        night.comes(k, complete=True)
+    with night:
+        assert night.session is not None
+        publisher = night.session.publisher
+        real = publisher.done
+
+        def stale(scan: ScanId) -> dict[str, Any] | None:
+            if scan.number == 2:
+                raise OutputError("Stale file handle", array=str(scan))
+            return real(scan)
+
+        monkeypatch.setattr(publisher, "done", stale)
+        assert (night.looks(), night.failed()) == (["scan_000001", "scan_000003"], ["scan_000002"])
+        assert [line.scan for line in night.session.report.scans] == ["scan_000002", "scan_000001", "scan_000003"]
+
+
+def test_what_a_stop_leaves_is_still_pending(tmp_path: Path) -> None:
+    """A scan leaves the list of those to be calibrated when its report line is there, not before."""
+    night = Night(tmp_path)
+    for k in (1, 2):
+        night.scan(k, 10.0 * k)
+        night.comes(k, complete=True)
+    with night:
+        assert night.session is not None
+        night.session.workers.stop.set()
+        with pytest.raises(Stopped):
+            night.looks()
+        assert list(night.watcher._pending) == [ScanId(1), ScanId(2)]
+        night.session.workers.stop.clear()
+        assert night.looks() == ["scan_000001", "scan_000002"]
