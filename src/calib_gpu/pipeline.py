@@ -7,15 +7,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from calib_gpu.backend import Backend, choose_backend
 from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.records import ScanId
-from calib_gpu.scan_loop import ScanLoop
+from calib_gpu.scan_loop import ScanLoop, Unchanged
 from calib_gpu.scan_report import Progress, RunReport
 from calib_gpu.scan_run import ScanRunner
 from calib_gpu.selection import numbers_without_science, select_scans
@@ -122,9 +121,7 @@ class Session:
             stop.at_abandon(self.record)
 
     @contextlib.contextmanager
-    def loop(
-        self, store: L0Store, index: LoadIndex, unchanged: Callable[[ScanId], None] | None = None
-    ) -> Iterator[ScanLoop]:
+    def loop(self, store: L0Store, index: LoadIndex, unchanged: Unchanged | None = None) -> Iterator[ScanLoop]:
         """The loop over scans of ``store``, whose loads are chosen from ``index``."""
         runner = ScanRunner(store, index, self.settings, self.backend, self.workers, self.publisher.run)
         try:

@@ -20,12 +20,14 @@ from calib_gpu.workers import STOP_LATENCY_S, WORTH_SHARING, Workers
 
 log = logging.getLogger("calib_gpu")
 
+Unchanged = Callable[[ScanId, Sequence[ScanId]], None]
+
 
 class ScanLoop:
     """The loop over scans: the next one is loaded while the current one is calibrated.
 
-    ``report`` gets a line for each scan. ``unchanged`` is called with a scan before it is published, and raises if its
-    input is no longer what was read.
+    ``report`` gets a line for each scan. ``unchanged`` is called with a scan and the scans whose loads it uses before it
+    is published, and raises if its input is no longer what was read.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class ScanLoop:
         records: RunRecords,
         report: RunReport,
         progress: Progress,
-        unchanged: Callable[[ScanId], None] | None = None,
+        unchanged: Unchanged | None = None,
     ) -> None:
         self.runner, self.publisher, self.records = runner, publisher, records
         self.report, self.progress, self.unchanged = report, progress, unchanged
@@ -132,7 +134,7 @@ class ScanLoop:
         try:
             self.runner.calibrate(loaded, staged, self.progress.advance, last=last)
             if self.unchanged is not None:
-                self.unchanged(scan)
+                self.unchanged(scan, loaded.choice.sets)
             with timed(loaded.report, "write"):
                 self.publisher.publish(scan, staged, overwrite=self.overwrite)
         except BaseException:

@@ -1,26 +1,21 @@
 """Calibrating scans as they appear in a store that is still being written.
 
-A scan is taken when its attribute ``complete`` is true, or, where there is no such attribute, when nothing of it has
-changed for a while. Change is seen by names, sizes and times of files at two looks, and the while is measured by a clock
-that only goes on, so that neither a jump of the host's clock nor that of another host matters.
-
-What is taken is calibrated to the bytes that a run over the finished store gives. So a scan also waits while a load set
-that has not come yet could serve it better: until a scan of the store is later than any such set.
+Scans are taken when they are complete (:mod:`calib_gpu.arrivals`). What is taken is calibrated to the bytes that a run
+over the finished store gives. So a scan also waits while a load set that has not come yet could serve it better: until a
+scan of the store is later than any such set.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
+from calib_gpu import schema
+from calib_gpu.arrivals import Arrivals, Pace, signature_of
 from calib_gpu.errors import CalibError, NoLoads, OutputError, ScanFailure, Stopped, Unreadable
-from calib_gpu.load_index import LoadIndex
+from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_loop import ScanLoop, done_differently
@@ -34,40 +29,7 @@ from calib_gpu.store.l1_store import published_scans
 
 log = logging.getLogger("calib_gpu")
 
-SETTLE_S: Final = 60.0
-POLL_S: Final = 5.0
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Times in seconds by the monotonic clock.
-
-    ``settle``: how long a scan without the attribute must be unchanged. ``poll``: between two looks. ``until_idle``: end
-    when nothing has happened for so long; None: go on until stopped.
-    """
-
-    settle: float = SETTLE_S
-    poll: float = POLL_S
-    until_idle: float | None = None
-
-
-@dataclass
-class Seen:
-    """What is known of a scan.
-
-    Its signature at the last look, and since when it is that; ``ready``: it was taken, ``marked``: because it has the
-    attribute; ``held_back``: the attribute says that it is not complete; ``with_source``: it was when it was taken;
-    ``failed_with`` is the number of load sets at hand when it failed for want of loads.
-    """
-
-    signature: str = ""
-    since: float = 0.0
-    ready: bool = False
-    marked: bool = False
-    held_back: bool = False
-    with_source: bool = False
-    failed: bool = False
-    failed_with: int | None = None
+__all__ = ["Pace", "Watcher", "watch"]
 
 
 def watch(
@@ -101,12 +63,13 @@ class Watcher:
     """Looks at a store again and again, and has what is ready calibrated."""
 
     def __init__(self, session: Session, l0: Path, pace: Pace, clock: Callable[[], float]) -> None:
-        self.session, self._l0, self._pace, self._clock = session, l0, pace, clock
+        self.session, self._l0, self._pace = session, l0, pace
         self._index = LoadIndex([])
-        self._seen: dict[ScanId, Seen] = {}
+        self._arrivals = Arrivals(pace, clock)
+        self._indexed: dict[ScanId, str] = {}
+        self._again: set[ScanId] = set()
         self._pending: dict[ScanId, CountGroup | None] = {}
         self._latest_us, self._told = float("-inf"), ""
-        self._last_event = clock()
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -123,19 +86,14 @@ class Watcher:
         while True:
             self.session.workers.check()
             self.step()
-            if self._is_idle():
+            if self._arrivals.is_idle():
                 break
             stop.wait(self._pace.poll)
         store = L0Store(self._l0)
         self._calibrate(store, list(self._pending))  # better loads do not come any more
         self.session.report.waiting = [
-            str(scan) for scan, seen in self._seen.items() if not seen.ready and is_science(store, scan)
+            str(scan) for scan, seen in self._arrivals.seen.items() if not seen.ready and is_science(store, scan)
         ]
-
-    def _is_idle(self) -> bool:
-        settling = any(not seen.ready and not seen.held_back for seen in self._seen.values())
-        limit = self._pace.until_idle
-        return limit is not None and not settling and self._clock() - self._last_event >= limit
 
     def step(self) -> None:
         """One look, and the work that it shows; a store that cannot be read or written now is looked at again."""
@@ -152,60 +110,23 @@ class Watcher:
 
     def _step(self) -> None:
         store = L0Store(self._l0)
-        fresh = [scan for scan in store.scan_ids() if self._became_ready(store, scan)]
+        fresh = self._arrivals.look(store, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
         now = [scan for scan, source in self._pending.items() if not self._waits(store, scan, source)]
         if now:
             self._calibrate(store, now)
         if fresh or now:
-            self._last_event = self._clock()
-
-    # --- which scans are complete
-
-    def _became_ready(self, store: L0Store, scan: ScanId) -> bool:
-        seen = self._seen.get(scan)
-        if seen is None:
-            seen = self._seen[scan] = Seen(since=self._clock())
-            self._last_event = self._clock()
-        if seen.ready and not seen.failed:
-            self._look_for_source(store, scan, seen)
-            return False
-        try:
-            marker = store.scan_attrs(scan).get("complete")
-            signature = signature_of(store.path / scan.path)
-        except (ScanFailure, OSError):  # just being written, or damaged: then it is taken some time, and fails
-            marker, signature = None, signature_of(store.path / scan.path)
-        if signature != seen.signature:
-            again = seen.failed
-            seen.signature, seen.since, seen.ready, seen.failed = signature, self._clock(), False, False
-            self._last_event = self._clock()
-            if again:
-                log.info("%s has changed since it failed: it is looked at anew", scan)
-        if seen.failed:
-            return self._has_new_loads(seen)
-        seen.held_back, seen.marked = marker is False, marker is True
-        settled = marker is not False and bool(signature) and self._clock() - seen.since >= self._pace.settle
-        seen.ready = bool(signature) and (seen.marked or settled)
-        return seen.ready
-
-    def _look_for_source(self, store: L0Store, scan: ScanId, seen: Seen) -> None:
-        """A scan of loads that was taken by its silence may get its source later."""
-        if not seen.marked and not seen.with_source and store.has(scan, "source"):
-            seen.ready, seen.since, seen.signature = False, self._clock(), ""
-
-    def _has_new_loads(self, seen: Seen) -> bool:
-        more = seen.failed_with is not None and len(self._index.candidates) > seen.failed_with
-        seen.failed = seen.failed and not more
-        return more
+            self._arrivals.happened()
 
     # --- what is calibrated when
 
     def _take(self, store: L0Store, scan: ScanId) -> None:
         """A scan is complete: its loads serve others from now on, and it is to be calibrated if it is a science scan."""
         self._index = self._index.without(scan)
+        self._indexed[scan] = loads_state(store, scan)
         self._index.add(store, [scan], self.session.settings)
-        self._seen[scan].with_source = store.has(scan, "source")
+        self._arrivals.seen[scan].with_source = store.has(scan, "source")
         times = [c.time_us for c in self._index.candidates if c.scan == scan]
         if is_science(store, scan):
             try:
@@ -222,10 +143,20 @@ class Watcher:
             return False
         pointed = [int(n) for n in source.arrays["lloadsn"].ravel() if n > 0][:1] if "lloadsn" in source.arrays else []
         for number in pointed:
-            seen = self._seen.get(ScanId(number, scan.band))
+            seen = self._arrivals.seen.get(ScanId(number, scan.band))
             if seen is not None and not seen.ready:
                 return True
-        return self._index.may_change(scan, source, self.session.settings, self._latest_us)
+        if self._index.may_change(scan, source, self.session.settings, self._latest_us):
+            return True
+        sets = self._sets_of(scan, source)
+        return any(not self._arrivals.seen[s].ready for s in sets) or bool(self._changed_loads(store, sets))
+
+    def _sets_of(self, scan: ScanId, source: CountGroup) -> tuple[ScanId, ...]:
+        """The load sets that serve a scan, as metadata tell; none if that fails."""
+        try:
+            return LoadFinder(self._index, self.session.settings, lambda _: True).find(scan, source).sets
+        except ScanFailure:
+            return ()
 
     def _is_there(self, scan: ScanId) -> bool:
         """True for a scan that is published, or of which that cannot be told: then its report line says so."""
@@ -264,41 +195,45 @@ class Watcher:
         return done is not None
 
     def _settle_up(self, scan: ScanId) -> None:
-        """The report has a line of a scan: it is pending no more, and may be tried again if it failed."""
+        """The report has a line of a scan: it is pending no more unless its loads have changed."""
+        if scan in self._again:
+            self._again.remove(scan)
+            return
         self._pending.pop(scan)
-        seen, line = self._seen[scan], self.session.report.line(str(scan))
+        seen, line = self._arrivals.seen[scan], self.session.report.line(str(scan))
         seen.failed = line is not None and line.status == "failed"
         lacks_loads = line is not None and line.error == NoLoads.__name__
         seen.failed_with = len(self._index.candidates) if lacks_loads else None
 
-    def _check_unchanged(self, scan: ScanId) -> None:
-        """What was taken by its silence must be the same after it was read."""
-        seen = self._seen[scan]
+    def _check_unchanged(self, scan: ScanId, sets: Sequence[ScanId]) -> None:
+        """What was taken by its silence must be the same after it was read, and loads the same as when they were indexed."""
+        seen = self._arrivals.seen[scan]
         if not seen.marked and signature_of(self._l0 / scan.path) != seen.signature:
             raise Unreadable(
                 "changed while it was read", array=str(scan), rule=f"unchanged for {self._pace.settle:g} s",
                 fix="it is tried again; let the writer set the attribute complete, or give a longer --settle",
             )  # fmt: skip
+        if changed := self._changed_loads(L0Store(self._l0), sets):
+            self._again.add(scan)
+            raise Unreadable(
+                "its loads changed after they were read", array=", ".join(map(str, changed)),
+                rule="what is complete stays as it is", fix="it is tried again with what they are now",
+            )  # fmt: skip
+
+    def _changed_loads(self, store: L0Store, sets: Sequence[ScanId]) -> list[ScanId]:
+        """Those whose loads are no longer what was indexed: they must become complete once more, and serve none till then."""
+        changed = [scan for scan in sets if loads_state(store, scan) != self._indexed.get(scan)]
+        for scan in changed:
+            log.warning("the loads of %s have changed since they were read: they are looked at anew", scan)
+            self._arrivals.unsettle(scan)
+        return changed
 
 
-def signature_of(folder: Path) -> str:
-    """sha256 over names, sizes and times of change of all below a folder; empty if something vanishes meanwhile.
-
-    What cannot be read for another reason has that for its signature, so that its reader can tell in the end.
-    """
-    digest = hashlib.sha256()
+def loads_state(store: L0Store, scan: ScanId) -> str:
+    """Changes with names, sizes and times of the files of a scan's loads, and with the attributes that reading them uses."""
     try:
-        for root, folders, names in os.walk(folder, onerror=_raise):
-            folders.sort()
-            for name in sorted(names):
-                status = os.lstat(os.path.join(root, name))
-                digest.update(os.fsencode(f"{root}/{name} {status.st_size} {status.st_mtime_ns}\n"))
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return str(error)
-    return digest.hexdigest()
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        attrs = store.scan_attrs(scan)
+        read = repr([(name, attrs[name]) for name in schema.READ_ATTRIBUTES if name in attrs])
+    except ScanFailure as error:
+        read = str(error)
+    return signature_of(store.path / scan.path / "calibration") + read

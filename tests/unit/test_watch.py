@@ -263,6 +263,49 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
         assert (night.looks(after=61.0), night.failed()) == (["scan_000001"], [])
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_loads_that_change_after_they_were_taken_are_read_anew(tmp_path: Path, *, marked: bool) -> None:
+    """The scan of the loads is calibrated already; who wrote it comes back and corrects the temperature of HOT."""
+    night = Night(tmp_path, Settings(loads="previous", workers=1))
+    night.scan(1, 0.0)
+    night.scan(2, 10.0, loads=False)
+    with night:
+        night.comes(1, complete=True if marked else None)
+        night.looks()
+        assert night.looks(after=61.0) == ["scan_000001"]
+        for store in (night.l0, night.source):
+            zarr.open_group(str(store / "scan_000001" / "calibration"), mode="r+")["thot"][:] = 285.0
+        night.comes(2, complete=True)
+        assert night.looks() == ["scan_000001"]
+        night.looks()
+        assert night.looks(after=61.0) == ["scan_000001", "scan_000002"]
+    calibrate(night.source, tmp_path / "run.zarr", night.settings)
+    assert tree(night.l1 / "scan_000002") == tree(tmp_path / "run.zarr" / "scan_000002")
+
+
+def test_loads_that_change_while_they_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calib_gpu.scan_run import ScanRunner
+
+    night = Night(tmp_path, Settings(loads="previous", workers=1))
+    night.scan(1, 0.0, source=False)
+    night.scan(2, 10.0, loads=False)
+    real = ScanRunner.calibrate
+
+    def meanwhile(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
+        for store in (night.l0, night.source):
+            zarr.open_group(str(store / "scan_000001" / "calibration"), mode="r+")["thot"][:] = 285.0
+
+    with night:
+        night.comes(1, complete=True)
+        night.comes(2, complete=True)
+        monkeypatch.setattr(ScanRunner, "calibrate", meanwhile)
+        assert (night.looks(), night.failed()) == ([], ["scan_000002"])
+        monkeypatch.undo()
+        assert (night.looks(), night.failed()) == (["scan_000002"], [])
+    assert night.equals_a_run()
+
+
 def test_loads_first_and_source_later(tmp_path: Path) -> None:
     """The loads of a scan settle before its source is there: they serve others, and the scan is taken when it is whole."""
     night = Night(tmp_path)

@@ -1,0 +1,145 @@
+"""Which scans of a store that is being written are complete, as far as can be told by looking again and again.
+
+A scan is complete when its attribute ``complete`` is true, or, where there is no such attribute, when nothing of it has
+changed for a while. Change is seen by names, sizes and times of files at two looks, and the while is measured by a clock
+that only goes on, so that neither a jump of the host's clock nor that of another host matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from calib_gpu.errors import ScanFailure
+from calib_gpu.records import ScanId
+from calib_gpu.store.l0 import L0Store
+
+log = logging.getLogger("calib_gpu")
+
+SETTLE_S: Final = 60.0
+POLL_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times in seconds by the monotonic clock.
+
+    ``settle``: how long a scan without the attribute must be unchanged. ``poll``: between two looks. ``until_idle``: end
+    when nothing has happened for so long; None: go on until stopped.
+    """
+
+    settle: float = SETTLE_S
+    poll: float = POLL_S
+    until_idle: float | None = None
+
+
+@dataclass
+class Seen:
+    """What is known of a scan.
+
+    Its signature at the last look, and since when it is that; ``ready``: it was taken, ``marked``: because it has the
+    attribute; ``held_back``: the attribute says that it is not complete; ``with_source``: it was when it was taken;
+    ``failed_with`` is the number of load sets at hand when it failed for want of loads.
+    """
+
+    signature: str = ""
+    since: float = 0.0
+    ready: bool = False
+    marked: bool = False
+    held_back: bool = False
+    with_source: bool = False
+    failed: bool = False
+    failed_with: int | None = None
+
+
+class Arrivals:
+    """The scans that were seen, and when something last happened to one."""
+
+    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
+        self._pace, self._clock = pace, clock
+        self.seen: dict[ScanId, Seen] = {}
+        self.last_event = clock()
+
+    def is_idle(self) -> bool:
+        """True when nothing has happened for ``until_idle`` and no scan is about to settle."""
+        settling = any(not seen.ready and not seen.held_back for seen in self.seen.values())
+        limit = self._pace.until_idle
+        return limit is not None and not settling and self._clock() - self.last_event >= limit
+
+    def happened(self) -> None:
+        """Something has happened now."""
+        self.last_event = self._clock()
+
+    def look(self, store: L0Store, n_sets: int) -> list[ScanId]:
+        """The scans that have become complete, or are to be tried again; ``n_sets`` load sets are at hand."""
+        return [scan for scan in store.scan_ids() if self._became_ready(store, scan, n_sets)]
+
+    def unsettle(self, scan: ScanId) -> None:
+        """A scan has changed since it was taken: it must become complete once more."""
+        seen = self.seen[scan]
+        seen.ready, seen.since, seen.signature = False, self._clock(), ""
+
+    def _became_ready(self, store: L0Store, scan: ScanId, n_sets: int) -> bool:
+        seen = self.seen.get(scan)
+        if seen is None:
+            seen = self.seen[scan] = Seen(since=self._clock())
+            self.happened()
+        if seen.ready and not seen.failed:
+            self._look_for_source(store, scan, seen)
+            return False
+        try:
+            marker = store.scan_attrs(scan).get("complete")
+            signature = signature_of(store.path / scan.path)
+        except (ScanFailure, OSError):  # just being written, or damaged: then it is taken some time, and fails
+            marker, signature = None, signature_of(store.path / scan.path)
+        if signature != seen.signature:
+            again = seen.failed
+            seen.signature, seen.since, seen.ready, seen.failed = signature, self._clock(), False, False
+            self.happened()
+            if again:
+                log.info("%s has changed since it failed: it is looked at anew", scan)
+        if seen.failed:
+            return self._has_new_loads(seen, n_sets)
+        seen.held_back, seen.marked = marker is False, marker is True
+        settled = marker is not False and bool(signature) and self._clock() - seen.since >= self._pace.settle
+        seen.ready = bool(signature) and (seen.marked or settled)
+        return seen.ready
+
+    def _look_for_source(self, store: L0Store, scan: ScanId, seen: Seen) -> None:
+        """A scan of loads that was taken by its silence may get its source later."""
+        if not seen.marked and not seen.with_source and store.has(scan, "source"):
+            self.unsettle(scan)
+
+    @staticmethod
+    def _has_new_loads(seen: Seen, n_sets: int) -> bool:
+        more = seen.failed_with is not None and n_sets > seen.failed_with
+        seen.failed = seen.failed and not more
+        return more
+
+
+def signature_of(folder: Path) -> str:
+    """sha256 over names, sizes and times of change of all below a folder; empty if something vanishes meanwhile.
+
+    What cannot be read for another reason has that for its signature, so that its reader can tell in the end.
+    """
+    digest = hashlib.sha256()
+    try:
+        for root, folders, names in os.walk(folder, onerror=_raise):
+            folders.sort()
+            for name in sorted(names):
+                status = os.lstat(os.path.join(root, name))
+                digest.update(os.fsencode(f"{root}/{name} {status.st_size} {status.st_mtime_ns}\n"))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error)
+    return digest.hexdigest()
+
+
+def _raise(error: OSError) -> None:
+    raise error
