@@ -21,8 +21,7 @@ from calib_gpu.selection import numbers_without_science, select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.stopping import Stop
-from calib_gpu.store.guard import Limits
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.publish import Publisher
 from calib_gpu.store.run_records import RunRecords
 from calib_gpu.workers import Workers, usable_cores
@@ -70,7 +69,7 @@ def calibrate(
         The input cannot be opened; the output cannot be written.
     """
     settings = settings or Settings()
-    store = L0Store(Path(l0), Limits.of(settings))
+    store = open_l0(l0, settings)
     ids = select_scans(store, scans)
     with Session(store, Path(l1), settings, progress or Progress(), stop, backend) as session:
         if loads_only := numbers_without_science(store, scans, ids):

@@ -22,8 +22,9 @@ from typing import Any, Final
 from calib_gpu.errors import CalibError, ConfigError, StoreUnusable
 from calib_gpu.records import ScanId
 from calib_gpu.selection import select_scans
+from calib_gpu.settings import Settings
 from calib_gpu.store import disk
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import array_meta
 from calib_gpu.store.publish import run_folder, scans_in_work
@@ -54,7 +55,8 @@ class Job:
     """What is submitted, without the scans: the same again for what is missing.
 
     ``l0`` and ``l1`` are absolute, ``command`` starts the engine, ``options`` go to ``run``, ``array`` is auto, N or
-    N%M, ``resources`` are options of ``sbatch``, ``cpus`` those of a task (0: not given).
+    N%M, ``resources`` are options of ``sbatch``, ``cpus`` those of a task (0: not given), ``limits`` the settings among the
+    options that say what of L0 is refused.
     """
 
     l0: str
@@ -64,6 +66,7 @@ class Job:
     array: str = "auto"
     resources: tuple[str, ...] = ()
     cpus: int = 0
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def plan(job: Job, numbers: Sequence[int] | None = None) -> Submission:
     StoreUnusable
         The input cannot be opened.
     """
-    store = L0Store(job.l0)
+    store = open_l0(job.l0, Settings(**job.limits))
     costs = costs_by_number(store, select_scans(store, numbers))
     if not costs:
         raise ConfigError("no science scan to submit", array="L0", value=job.l0)
@@ -311,7 +314,7 @@ def status(l1: Path, l0: Path | None = None) -> Status:
         raise StoreUnusable("not an L1 store, and nothing was submitted for it", array=str(l1))
     source = l0 or (Path(submitted[-1].job.l0) if submitted else None)
     published = published_scans(l1) if (l1 / "zarr.json").is_file() else []
-    scans = sorted({*published, *(() if source is None else select_scans(L0Store(source), None))})
+    scans = sorted({*published, *(() if source is None else select_scans(open_l0(source, _settings(submitted)), None))})
     failures = {f["scan"]: f.get("message", "") for f in noted_failures(l1, run_folder(l1))}
     running, queued = scans_in_work(l1), queued_numbers(submitted)
     found = Status(failed=failures)
@@ -326,6 +329,11 @@ def status(l1: Path, l0: Path | None = None) -> Status:
         elif name not in failures:
             found.missing.append(name)
     return found
+
+
+def _settings(submitted: Sequence[Submission]) -> Settings:
+    """The limits of what was submitted last."""
+    return Settings(**submitted[-1].job.limits) if submitted else Settings()
 
 
 def resume(l1: Path, found: Status, *, failed: bool) -> Submission | None:

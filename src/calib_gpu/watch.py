@@ -24,7 +24,7 @@ from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.load import open_scan
 from calib_gpu.stopping import Stop
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 
 log = logging.getLogger("calib_gpu")
@@ -49,7 +49,7 @@ def watch(
     StoreUnusable, OutputError
         The input cannot be opened; the output cannot be written.
     """
-    with Session(L0Store(l0), l1, settings, progress, stop) as session:
+    with Session(open_l0(l0, settings), l1, settings, progress, stop) as session:
         watcher = Watcher(session, l0, pace, clock)
         try:
             watcher.until_over(stop)
@@ -75,7 +75,7 @@ class Watcher:
     def _refuse_other_settings(self) -> None:
         """One store, one set of settings: told at once, not in the middle of the night."""
         publisher = self.session.publisher
-        with self.session.loop(L0Store(self._l0), self._index) as loop:
+        with self.session.loop(open_l0(self._l0, self.session.settings), self._index) as loop:
             told = loop.runner.other_settings
             reasons = {scan: told(publisher.done(scan) or {}) for scan in published_scans(publisher.path)}
         if differing := [f"{scan} ({reason})" for scan, reason in reasons.items() if reason]:
@@ -89,7 +89,7 @@ class Watcher:
             if self._arrivals.is_idle():
                 break
             stop.wait(self._pace.poll)
-        store = L0Store(self._l0)
+        store = open_l0(self._l0, self.session.settings)
         self._calibrate(store, list(self._pending))  # better loads do not come any more
         self.session.report.waiting = [
             str(scan) for scan, seen in self._arrivals.seen.items() if not seen.ready and is_science(store, scan)
@@ -109,7 +109,7 @@ class Watcher:
             self._told = ""
 
     def _step(self) -> None:
-        store = L0Store(self._l0)
+        store = open_l0(self._l0, self.session.settings)
         fresh = self._arrivals.look(store, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
@@ -213,7 +213,7 @@ class Watcher:
                 "changed while it was read", array=str(scan), rule=f"unchanged for {self._pace.settle:g} s",
                 fix="it is tried again; let the writer set the attribute complete, or give a longer --settle",
             )  # fmt: skip
-        if changed := self._changed_loads(L0Store(self._l0), sets):
+        if changed := self._changed_loads(open_l0(self._l0, self.session.settings), sets):
             self._again.add(scan)
             raise Unreadable(
                 "its loads changed after they were read", array=", ".join(map(str, changed)),

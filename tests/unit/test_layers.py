@@ -57,6 +57,17 @@ def test_dependencies_point_one_way(path: Path) -> None:
             assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
 
 
+def test_l0_is_opened_with_the_limits_of_the_settings() -> None:
+    """One door: ``open_l0``. A store that is opened past it takes what the settings refuse."""
+    calls = [
+        (path.relative_to(ROOT).as_posix(), node.lineno)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "L0Store"
+    ]
+    assert [name for name, _ in calls] == ["store/l0.py"], calls
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 360

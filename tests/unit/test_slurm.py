@@ -198,6 +198,18 @@ def test_what_slurm_refuses_leaves_nothing(tmp_path: Path, programs: Path) -> No
         slurm.queued_numbers([known])
 
 
+def test_the_limits_of_the_options_hold_for_the_splitting_too(tmp_path: Path, programs: Path) -> None:
+    night(tmp_path)
+    done = cli(tmp_path, "submit", "l0.zarr", "l1.zarr", "--", "--set", "max_scans=2")
+    assert (done.returncode, "max_scans" in done.stderr) == (65, True), done.stderr
+    limited = job(tmp_path, limits={"max_scans": 3})
+    assert slurm.submit(slurm.plan(limited)).job.limits == {"max_scans": 3}
+    assert slurm.submissions(tmp_path / "l1.zarr")[0].job == limited
+    (tmp_path / "l0.zarr/scan_025653").mkdir()
+    with pytest.raises(StoreUnusable, match="max_scans"):
+        slurm.status(tmp_path / "l1.zarr")
+
+
 def test_the_commands(tmp_path: Path, programs: Path) -> None:
     """Wrong options of run are told by submit; a dry run writes nothing; a task can be carried out as it stands."""
     night(tmp_path)

@@ -403,3 +403,16 @@ def test_what_a_stop_leaves_is_still_pending(tmp_path: Path) -> None:
         assert list(night.watcher._pending) == [ScanId(1), ScanId(2)]
         night.session.workers.stop.clear()
         assert night.looks() == ["scan_000001", "scan_000002"]
+
+
+def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
+    night = Night(tmp_path, Settings(max_scan_bytes=1000, workers=1))
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    with night:
+        assert (night.looks(), night.failed()) == ([], ["scan_000001"])
+    assert "max_scan_bytes" in (night.l1 / "failures.json").read_text()
+    night.scan(2, 10.0)
+    night.comes(2, complete=True)
+    report = watch(night.l0, tmp_path / "other.zarr", Settings(max_scans=1), Pace(until_idle=0.0), Progress(), Stop())
+    assert report.exit_code == Exit.NONE

@@ -10,7 +10,7 @@ from calib_gpu.inspection.l1 import l1_tables
 from calib_gpu.inspection.tables import Table, chosen
 from calib_gpu.settings import Settings
 from calib_gpu.store.kinds import kind_of
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import open_l0
 
 __all__ = ["Table", "inspect_store"]
 
@@ -27,7 +27,7 @@ def inspect_store(path: Path, number: int | None, settings: Settings) -> list[Ta
     """
     if kind_of(path) == "L1":
         return l1_tables(path, number)
-    store = L0Store(path)
+    store = open_l0(path, settings)
     ids = store.scan_ids()
     if not ids:
         raise StoreUnusable("holds no scans", array=str(path), rule="groups named scan_NNNNNN")
