@@ -76,7 +76,9 @@ def calibrate(
             log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
         session.progress.scans(len(ids))
         with session.loop(store, LoadIndex.of(store, settings)) as loop:
-            loop.refuse({} if scans is not None else store.strange_scans())
+            strange = store.strange_scans()
+            loop.forget_all_but([*map(str, store.scan_ids()), *strange])
+            loop.refuse({} if scans is not None else strange)
             loop.all(ids)
         session.record()
     return session.report

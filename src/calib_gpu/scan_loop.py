@@ -83,6 +83,13 @@ class ScanLoop:
             error.at(name)
             self.finish(ScanReport(name, "failed", "load", error.kind, str(error)))
 
+    def forget_all_but(self, names: Iterable[str]) -> None:
+        """Drop what was noted of scans that are not in the store any more: renamed, or moved away, as advised."""
+        known = set(names)
+        for entry in self.records.failures():
+            if entry.get("scan") not in known:
+                self.records.done(str(entry.get("scan")))
+
     def _sort_out(self, ids: Sequence[ScanId]) -> list[ScanId]:
         """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
         todo, differing, skipped = [], [], []

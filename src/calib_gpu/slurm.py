@@ -15,7 +15,7 @@ import secrets
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from calib_gpu.records import ScanId
 from calib_gpu.selection import select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.store import disk
+from calib_gpu.store.guard import scan_number
 from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import array_meta
@@ -71,13 +72,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as it was submitted: number of the folder, scans of each task, and SLURM's number once it is known."""
+    """A job as it was submitted: number of the folder, scans of each task, and SLURM's number once it is known.
+
+    ``strange`` says what of L0 looks like a scan but is none; it is in no task.
+    """
 
     job: Job
     number: int
     tasks: tuple[tuple[int, ...], ...]
     script: str
     job_id: str = ""
+    strange: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -87,13 +92,17 @@ class Submission:
 
 @dataclass
 class Status:
-    """The scans of a store: done, failed (with their message), running, waiting in the queue, missing."""
+    """The scans of a store: done, failed (with their message), running, waiting in the queue, missing.
+
+    ``strange`` are messages about what looks like a scan but is none.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     running: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
 
 
 def jobs_folder(l1: Path) -> Path:
@@ -183,7 +192,11 @@ def plan(job: Job, numbers: Sequence[int] | None = None) -> Submission:
     n_tasks, at_a_time = array_size(job.array, costs)
     tasks = partition(costs, n_tasks)
     number = 1 + max((s.number for s in submissions(Path(job.l1))), default=0)
-    return Submission(job, number, tasks, _script(job, number, len(tasks), at_a_time))
+    return Submission(job, number, tasks, _script(job, number, len(tasks), at_a_time), strange=_strange(store))
+
+
+def _strange(store: L0Store) -> tuple[str, ...]:
+    return tuple(str(error.at(name)) for name, error in store.strange_scans().items())
 
 
 def _script(job: Job, number: int, n_tasks: int, at_a_time: int | None) -> str:
@@ -233,7 +246,7 @@ def submit(planned: Submission) -> Submission:
     except ConfigError:
         disk.remove_tree(folder)
         raise
-    done = Submission(planned.job, planned.number, planned.tasks, planned.script, answer.strip().partition(";")[0])
+    done = replace(planned, job_id=answer.strip().partition(";")[0])
     disk.replace_file(folder / "plan.json", _as_json(done))
     return done
 
@@ -314,10 +327,16 @@ def status(l1: Path, l0: Path | None = None) -> Status:
         raise StoreUnusable("not an L1 store, and nothing was submitted for it", array=str(l1))
     source = l0 or (Path(submitted[-1].job.l0) if submitted else None)
     published = published_scans(l1) if (l1 / "zarr.json").is_file() else []
-    scans = sorted({*published, *(() if source is None else select_scans(open_l0(source, _settings(submitted)), None))})
-    failures = {f["scan"]: f.get("message", "") for f in noted_failures(l1, run_folder(l1))}
+    store = None if source is None else open_l0(source, _settings(submitted))
+    scans = sorted({*published, *(() if store is None else select_scans(store, None))})
+    names = set(map(str, scans))
+    failures = {
+        f["scan"]: f.get("message", "")
+        for f in noted_failures(l1, run_folder(l1))
+        if store is None or f["scan"] in names  # others are gone, or strange
+    }
     running, queued = scans_in_work(l1), queued_numbers(submitted)
-    found = Status(failed=failures)
+    found = Status(failed=failures, strange=[] if store is None else list(_strange(store)))
     for scan in scans:
         name = str(scan)
         if scan in published:
@@ -349,5 +368,6 @@ def resume(l1: Path, found: Status, *, failed: bool) -> Submission | None:
         raise ConfigError("nothing was submitted for this store", array=str(l1), fix="calib-gpu submit")
     done = set(found.done)
     names = [*found.missing, *(name for name in found.failed if failed and name not in done)]
-    numbers = sorted({int(name[5:].partition("/")[0]) for name in names})
+    found_numbers = (scan_number(name.partition("/")[0]) for name in names)
+    numbers = sorted({n for n in found_numbers if n is not None})
     return submit(plan(submitted[-1].job, numbers)) if numbers else None

@@ -68,6 +68,7 @@ class Watcher:
         self._arrivals = Arrivals(pace, clock)
         self._indexed: dict[ScanId, str] = {}
         self._again: set[ScanId] = set()
+        self._strange: set[str] = set()
         self._pending: dict[ScanId, CountGroup | None] = {}
         self._latest_us, self._told = float("-inf"), ""
         self._refuse_other_settings()
@@ -110,6 +111,7 @@ class Watcher:
 
     def _step(self) -> None:
         store = open_l0(self._l0, self.session.settings)
+        self._refuse_strange(store)
         fresh = self._arrivals.look(store, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
@@ -118,6 +120,20 @@ class Watcher:
             self._calibrate(store, now)
         if fresh or now:
             self._arrivals.happened()
+
+    def _refuse_strange(self, store: L0Store) -> None:
+        """What looks like a scan but is none is told when it comes, and forgotten when it goes."""
+        strange = store.strange_scans()
+        if strange.keys() == self._strange:
+            return
+        with self.session.loop(store, self._index) as loop:
+            loop.refuse({name: error for name, error in strange.items() if name not in self._strange})
+            loop.forget_all_but([*map(str, store.scan_ids()), *strange])
+        for name in self._strange - strange.keys():
+            self.session.report.drop(name)
+        self._strange = set(strange)
+        self.session.record()
+        self._arrivals.happened()
 
     # --- what is calibrated when
 

@@ -198,6 +198,22 @@ def test_what_slurm_refuses_leaves_nothing(tmp_path: Path, programs: Path) -> No
         slurm.queued_numbers([known])
 
 
+def test_what_only_looks_like_a_scan_is_named_and_never_submitted(tmp_path: Path, programs: Path) -> None:
+    l0, l1 = night(tmp_path), tmp_path / "l1.zarr"
+    (l0 / "scan_25653").mkdir()
+    done = cli(tmp_path, "submit", "l0.zarr", "l1.zarr")
+    assert (done.returncode, "no scan: scan_25653: not a scan's name" in done.stderr) == (0, True)
+    calibrate(l0, l1)
+    shown = cli(tmp_path, "status", "l1.zarr", "--resume", "--retry-failed")
+    assert (shown.returncode, "no scan: scan_25653: not a scan's name" in shown.stdout) == (2, True), shown.stderr
+    assert "nothing to submit" in shown.stdout
+    assert [f["scan"] for f in json.loads((l1 / "failures.json").read_bytes())] == ["scan_25653"]
+    (l0 / "scan_25653").rename(l0 / "old")
+    assert slurm.status(l1).strange == list(slurm.status(l1).failed) == []
+    calibrate(l0, l1, scans=[25650])
+    assert not (l1 / "failures.json").exists()
+
+
 def test_the_limits_of_the_options_hold_for_the_splitting_too(tmp_path: Path, programs: Path) -> None:
     night(tmp_path)
     done = cli(tmp_path, "submit", "l0.zarr", "l1.zarr", "--", "--set", "max_scans=2")

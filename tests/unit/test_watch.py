@@ -405,6 +405,27 @@ def test_what_a_stop_leaves_is_still_pending(tmp_path: Path) -> None:
         assert night.looks() == ["scan_000001", "scan_000002"]
 
 
+def test_what_looks_like_a_scan_but_is_none_is_told(tmp_path: Path) -> None:
+    """As by a run: listed as failed, exit code 2; and gone from the list when it was moved away, as advised."""
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    with night:
+        night.looks()
+        (night.l0 / "scan_25653").mkdir()
+        (night.l0 / "scan_000002").symlink_to(night.l0 / "scan_000001")
+        night.looks()
+        assert night.failed() == ["scan_000002", "scan_25653"]
+        assert night.session is not None
+        assert night.session.report.exit_code == Exit.SOME
+        (night.l0 / "scan_25653").rename(night.l0 / "old")
+        night.looks()
+        assert night.failed() == ["scan_000002"]
+        (night.l0 / "scan_000002").unlink()
+        night.looks()
+        assert (night.failed(), night.session.report.exit_code) == ([], Exit.ALL)
+
+
 def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     night = Night(tmp_path, Settings(max_scan_bytes=1000, workers=1))
     night.scan(1, 0.0)

@@ -50,7 +50,7 @@ def status(
             typer.echo("nothing to submit")
         else:
             tell(made)
-    left = found.failed or found.running or found.waiting or found.missing
+    left = found.failed or found.running or found.waiting or found.missing or found.strange
     raise Done(Exit.NONE if not found.done else Exit.SOME if left else Exit.ALL)
 
 
@@ -63,3 +63,5 @@ def _show(found: Status) -> None:
         typer.echo(f"{name:<8}{len(scans):>6}{some}")
     for message in found.failed.values():
         typer.echo(f"failed: {message}")
+    for message in found.strange:
+        typer.echo(f"no scan: {message}")

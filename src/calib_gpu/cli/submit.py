@@ -70,6 +70,8 @@ def submit(
         asdict(Limits.of(settings)),
     )  # fmt: skip
     planned = slurm.plan(job, parse_scans(scans))
+    for message in planned.strange:
+        typer.echo(f"no scan: {message}", err=True)
     if dry_run:
         typer.echo(planned.script)
         for k, numbers in enumerate(planned.tasks):
