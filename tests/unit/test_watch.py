@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from test_cli import cli
 from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
@@ -437,3 +438,20 @@ def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     night.comes(2, complete=True)
     report = watch(night.l0, tmp_path / "other.zarr", Settings(max_scans=1), Pace(until_idle=0.0), Progress(), Stop())
     assert report.exit_code == Exit.NONE
+
+
+def test_watch_has_the_options_of_run(tmp_path: Path) -> None:
+    """An array without checksum, as most writers make them: refused where that is asked for."""
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    group = zarr.open_group(str(night.source / "scan_000001" / "source"), mode="r+")
+    group.create_array("tamb", data=np.asarray(group["tamb"]), compressors=None, overwrite=True)
+    night.comes(1, complete=True)
+    call = ("watch", "l0.zarr", "l1.zarr", "--until-idle", "0", "--poll", "0.01")
+    some = ("--workers", "1", "--dtype", "float32", "--codec", "zstd", "--backend", "numpy", "--memory", "300M")
+    refused = cli(tmp_path, *call, *some, "--require-checksum")
+    assert (refused.returncode, "checksum" in refused.stderr) == (Exit.NONE, True), refused.stderr
+    assert cli(tmp_path, *call, *some).returncode == Exit.ALL
+    run = cli(tmp_path, "run", "l0.zarr", "run.zarr", *some)
+    assert run.returncode == Exit.ALL, run.stderr
+    assert tree(night.l1 / "scan_000001") == tree(tmp_path / "run.zarr" / "scan_000001")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from calib_gpu.cli.common import app, parse_scans
+from calib_gpu.cli.run_options import settings_of
 from calib_gpu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,11 +90,10 @@ def tell(made: Submission) -> None:
 
 def _check(options: list[str]) -> Settings:
     """Settings from the options of ``run``: what is wrong with them is told now, not by every task."""
-    settings_of = import_module("calib_gpu.cli.run").settings_of
+    import_module("calib_gpu.cli.run")  # registers it
     run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     given = run.make_context("calib-gpu submit L0 L1 --", ["L0", "L1", *options]).params
     for name, instead in NOT_FOR_TASKS.items():
         if given[name]:
             raise ConfigError("not for a task", array=f"--{name}", fix=instead)
-    settings: Settings = settings_of(given)
-    return settings
+    return settings_of(given)
