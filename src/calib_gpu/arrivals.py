@@ -23,6 +23,8 @@ log = logging.getLogger("calib_gpu")
 
 SETTLE_S: Final = 60.0
 POLL_S: Final = 5.0
+FIRST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Seen:
 
     Its signature at the last look, and since when it is that; ``ready``: it was taken, ``marked``: because it has the
     attribute; ``held_back``: the attribute says that it is not complete; ``with_source``: it was when it was taken;
-    ``failed_with`` is the number of load sets at hand when it failed for want of loads.
+    ``failed_with`` is the number of load sets at hand when it failed for want of loads; ``pause`` how long after a failure
+    that may pass it is tried again, ``retry_at`` when.
     """
 
     signature: str = ""
@@ -55,6 +58,8 @@ class Seen:
     with_source: bool = False
     failed: bool = False
     failed_with: int | None = None
+    pause: float = 0.0
+    retry_at: float | None = None
 
 
 class Arrivals:
@@ -78,6 +83,18 @@ class Arrivals:
     def look(self, store: L0Store, n_sets: int) -> list[ScanId]:
         """The scans that have become complete, or are to be tried again; ``n_sets`` load sets are at hand."""
         return [scan for scan in store.scan_ids() if self._became_ready(store, scan, n_sets)]
+
+    def failed(self, scan: ScanId, n_sets: int | None, *, passing: bool) -> None:
+        """A try has failed, for want of loads with ``n_sets`` of them at hand, or by an error that may pass."""
+        seen = self.seen[scan]
+        seen.failed, seen.failed_with = True, n_sets
+        seen.pause = min(max(FIRST_PAUSE_S, 2.0 * seen.pause), LONGEST_PAUSE_S) if passing else 0.0
+        seen.retry_at = self._clock() + seen.pause if passing else None
+
+    def succeeded(self, scan: ScanId) -> None:
+        """A try has not failed."""
+        seen = self.seen[scan]
+        seen.failed, seen.failed_with, seen.pause, seen.retry_at = False, None, 0.0, None
 
     def unsettle(self, scan: ScanId) -> None:
         """A scan has changed since it was taken: it must become complete once more."""
@@ -104,7 +121,7 @@ class Arrivals:
             if again:
                 log.info("%s has changed since it failed: it is looked at anew", scan)
         if seen.failed:
-            return self._has_new_loads(seen, n_sets)
+            return self._may_be_tried(seen, n_sets)
         seen.held_back, seen.marked = marker is False, marker is True
         settled = marker is not False and bool(signature) and self._clock() - seen.since >= self._pace.settle
         seen.ready = bool(signature) and (seen.marked or settled)
@@ -115,11 +132,12 @@ class Arrivals:
         if not seen.marked and not seen.with_source and store.has(scan, "source"):
             self.unsettle(scan)
 
-    @staticmethod
-    def _has_new_loads(seen: Seen, n_sets: int) -> bool:
+    def _may_be_tried(self, seen: Seen, n_sets: int) -> bool:
+        """True for a scan that failed where loads have come since, or its pause is over."""
         more = seen.failed_with is not None and n_sets > seen.failed_with
-        seen.failed = seen.failed and not more
-        return more
+        due = seen.retry_at is not None and self._clock() >= seen.retry_at
+        seen.failed = seen.failed and not (more or due)
+        return more or due
 
 
 def signature_of(folder: Path) -> str:

@@ -11,10 +11,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from calib_gpu import schema
 from calib_gpu.arrivals import Arrivals, Pace, signature_of
-from calib_gpu.errors import CalibError, NoLoads, OutputError, ScanFailure, Stopped, Unreadable
+from calib_gpu.errors import CalibError, NoLoads, OutputError, ReadFailed, ScanFailure, Stopped, Unreadable
 from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
@@ -28,6 +29,11 @@ from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 
 log = logging.getLogger("calib_gpu")
+
+PASSING: Final = (ReadFailed.__name__, OutputError.__name__)
+"""Failures whose cause may pass: a disk that is full, a network that is away."""
+HELD_PAUSE_S: Final = 60.0
+"""Scans wait for loads that cannot be read now, until the pause between two tries is longer than this."""
 
 __all__ = ["Pace", "Watcher", "watch"]
 
@@ -118,8 +124,8 @@ class Watcher:
         now = [scan for scan, source in self._pending.items() if not self._waits(store, scan, source)]
         if now:
             self._calibrate(store, now)
-        if fresh or now:
-            self._arrivals.happened()
+        if any(scan in self._arrivals.seen and not self._arrivals.seen[scan].pause for scan in (*fresh, *now)):
+            self._arrivals.happened()  # one more try that fails like the last one is no event
 
     def _refuse_strange(self, store: L0Store) -> None:
         """What looks like a scan but is none is told when it comes, and forgotten when it goes."""
@@ -151,12 +157,20 @@ class Watcher:
             except Exception:  # the loop over scans says what is wrong with it
                 source = None
             self._pending[scan] = source
+        elif self._is_away(scan):
+            self._arrivals.failed(scan, None, passing=True)
+        else:
+            self._arrivals.succeeded(scan)
         self._latest_us = max(self._latest_us, *times) if times else self._latest_us
 
     def _waits(self, store: L0Store, scan: ScanId, source: CountGroup | None) -> bool:
         """True while a load set that has not come could serve a scan better than those at hand."""
         if source is None or self._is_there(scan):
             return False
+        if any(
+            self._is_away(s) and self._arrivals.seen[s].pause < HELD_PAUSE_S for s in self._index.broken if s != scan
+        ):
+            return True
         pointed = [int(n) for n in source.arrays["lloadsn"].ravel() if n > 0][:1] if "lloadsn" in source.arrays else []
         for number in pointed:
             seen = self._arrivals.seen.get(ScanId(number, scan.band))
@@ -166,6 +180,10 @@ class Watcher:
             return True
         sets = self._sets_of(scan, source)
         return any(not self._arrivals.seen[s].ready for s in sets) or bool(self._changed_loads(store, sets))
+
+    def _is_away(self, scan: ScanId) -> bool:
+        """True for loads that the disk did not give, but may give the next time."""
+        return isinstance(self._index.broken.get(scan), ReadFailed)
 
     def _sets_of(self, scan: ScanId, source: CountGroup) -> tuple[ScanId, ...]:
         """The load sets that serve a scan, as metadata tell; none if that fails."""
@@ -216,10 +234,12 @@ class Watcher:
             self._again.remove(scan)
             return
         self._pending.pop(scan)
-        seen, line = self._arrivals.seen[scan], self.session.report.line(str(scan))
-        seen.failed = line is not None and line.status == "failed"
-        lacks_loads = line is not None and line.error == NoLoads.__name__
-        seen.failed_with = len(self._index.candidates) if lacks_loads else None
+        line = self.session.report.line(str(scan))
+        if line is None or line.status != "failed":
+            self._arrivals.succeeded(scan)
+        else:
+            n_sets = len(self._index.candidates) if line.error == NoLoads.__name__ else None
+            self._arrivals.failed(scan, n_sets, passing=line.error in PASSING)
 
     def _check_unchanged(self, scan: ScanId, sets: Sequence[ScanId]) -> None:
         """What was taken by its silence must be the same after it was read, and loads the same as when they were indexed."""

@@ -15,7 +15,7 @@ from test_cli import cli
 from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
-from calib_gpu.errors import Exit, OutputError, Stopped
+from calib_gpu.errors import Exit, OutputError, ReadFailed, Stopped
 from calib_gpu.pipeline import Session, calibrate
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress
@@ -425,6 +425,77 @@ def test_what_looks_like_a_scan_but_is_none_is_told(tmp_path: Path) -> None:
         (night.l0 / "scan_000002").unlink()
         night.looks()
         assert (night.failed(), night.session.report.exit_code) == ([], Exit.ALL)
+
+
+def test_what_cannot_be_read_now_is_tried_again_with_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calib_gpu.scan_run import ScanRunner
+
+    night = Night(tmp_path, until_idle=100.0)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    tries: list[float] = []
+    real, error = ScanRunner.load, [ReadFailed("Input/output error", array="source/data_5d")]
+
+    def bad(*arguments: Any) -> Any:
+        tries.append(night.now)
+        if error:
+            raise error[0]
+        return real(*arguments)
+
+    monkeypatch.setattr(ScanRunner, "load", bad)
+    with night:
+        assert (night.looks(), night.failed()) == ([], ["scan_000001"])
+        for _ in range(40):
+            night.looks(after=1.0)
+        assert np.diff(tries).tolist() == [2.0, 4.0, 8.0, 16.0]
+        for _ in range(61):
+            night.looks(after=1.0)
+        assert night.watcher._arrivals.is_idle()  # tries that fail like the one before are no event
+        error.clear()
+        night.looks(after=300.0)
+        assert (night.looks(), night.failed()) == (["scan_000001"], [])
+
+
+def test_a_full_disk_that_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    with night:
+        assert night.session is not None
+
+        def full(*_: Any, **__: Any) -> bool:
+            raise OutputError("No space left on device", array="l1.zarr")
+
+        monkeypatch.setattr(night.session.publisher, "publish", full)
+        assert (night.looks(), night.failed()) == ([], ["scan_000001"])
+        monkeypatch.undo()
+        assert night.looks(after=1.0) == []
+        assert (night.looks(after=1.5), night.failed()) == (["scan_000001"], [])
+
+
+def test_loads_that_cannot_be_read_now_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that is away for a moment must not decide which loads serve a scan."""
+    night = Night(tmp_path, Settings(loads="previous", workers=1))
+    night.scan(1, 0.0, source=False)
+    night.scan(2, 10.0, source=False)
+    night.scan(3, 12.0, loads=False)
+    real = L0Store.group
+
+    def stale(store: L0Store, scan: ScanId, name: str) -> Any:
+        if scan.number == 2:
+            raise ReadFailed("Stale file handle", array=name)
+        return real(store, scan, name)
+
+    with night:
+        for k in (1, 2, 3):
+            night.comes(k, complete=True)
+        monkeypatch.setattr(L0Store, "group", stale)
+        assert (night.looks(), night.looks(after=1.0), night.failed()) == ([], [], [])
+        monkeypatch.undo()
+        assert night.looks(after=2.0) == ["scan_000003"]
+    assert night.equals_a_run()
 
 
 def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
