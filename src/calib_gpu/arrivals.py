@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,9 +80,17 @@ class Arrivals:
         """Something has happened now."""
         self.last_event = self._clock()
 
-    def look(self, store: L0Store, n_sets: int) -> list[ScanId]:
-        """The scans that have become complete, or are to be tried again; ``n_sets`` load sets are at hand."""
-        return [scan for scan in store.scan_ids() if self._became_ready(store, scan, n_sets)]
+    def look(self, store: L0Store, ids: Sequence[ScanId], n_sets: int) -> list[ScanId]:
+        """Those of ``ids`` that have become complete, or are to be tried again; ``n_sets`` load sets are at hand."""
+        return [scan for scan in ids if self._became_ready(store, scan, n_sets)]
+
+    def drop_all_but(self, ids: Sequence[ScanId]) -> list[ScanId]:
+        """Forget scans that are not in the store any more; returns them."""
+        gone = sorted(self.seen.keys() - set(ids))
+        for scan in gone:
+            del self.seen[scan]
+            self.happened()
+        return gone
 
     def failed(self, scan: ScanId, n_sets: int | None, *, passing: bool) -> None:
         """A try has failed, for want of loads with ``n_sets`` of them at hand, or by an error that may pass."""

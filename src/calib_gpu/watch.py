@@ -117,8 +117,10 @@ class Watcher:
 
     def _step(self) -> None:
         store = open_l0(self._l0, self.session.settings)
+        ids = store.scan_ids()
+        self._forget_gone(ids)
         self._refuse_strange(store)
-        fresh = self._arrivals.look(store, len(self._index.candidates))
+        fresh = self._arrivals.look(store, ids, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
         now = [scan for scan, source in self._pending.items() if not self._waits(store, scan, source)]
@@ -126,6 +128,21 @@ class Watcher:
             self._calibrate(store, now)
         if any(scan in self._arrivals.seen and not self._arrivals.seen[scan].pause for scan in (*fresh, *now)):
             self._arrivals.happened()  # one more try that fails like the last one is no event
+
+    def _forget_gone(self, ids: Sequence[ScanId]) -> None:
+        """What is no longer in the store is waited for no more, and serves no scan; what it failed with is forgotten."""
+        gone = self._arrivals.drop_all_but(ids)
+        for scan in gone:
+            log.warning("%s is in the store no more", scan)
+            self._pending.pop(scan, None)
+            self._indexed.pop(scan, None)
+            self._index = self._index.without(scan)
+            line = self.session.report.line(str(scan))
+            if line is not None and line.status == "failed":
+                self.session.report.drop(str(scan))
+                self.session.records.done(str(scan))
+        if gone:
+            self.session.record()
 
     def _refuse_strange(self, store: L0Store) -> None:
         """What looks like a scan but is none is told when it comes, and forgotten when it goes."""

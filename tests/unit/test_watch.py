@@ -498,6 +498,23 @@ def test_loads_that_cannot_be_read_now_are_waited_for(tmp_path: Path, monkeypatc
     assert night.equals_a_run()
 
 
+def test_scans_that_are_renamed_away_are_waited_for_no_more(tmp_path: Path) -> None:
+    """One that was settling, and one that had failed."""
+    night = Night(tmp_path, until_idle=30.0)
+    night.scan(1, 0.0)
+    night.scan(2, 10.0)
+    night.comes(1)
+    night.comes(2, complete=True)
+    (night.l0 / "scan_000002/source/sobsmode/zarr.json").unlink()
+    with night:
+        assert (night.looks(), night.failed()) == ([], ["scan_000002"])
+        (night.l0 / "scan_000001").rename(night.l0 / "old1")
+        (night.l0 / "scan_000002").rename(night.l0 / "old2")
+        night.looks()
+        night.looks(after=31.0)
+        assert (night.watcher._arrivals.is_idle(), night.failed()) == (True, [])
+
+
 def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     night = Night(tmp_path, Settings(max_scan_bytes=1000, workers=1))
     night.scan(1, 0.0)
