@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, ScanFailure, Stopped
 from calib_gpu.records import ScanId
@@ -101,13 +102,7 @@ class ScanLoop:
             if done is None:
                 todo.append(scan)
                 continue
-            line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
-            try:
-                reason = self.runner.difference(done)
-                if not reason and (better := self.runner.better_loads(scan, done)):
-                    line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
-            except CalibError as error:
-                reason = f"its input can no longer be read: {error}"
+            line, reason = self.compare(scan, done)
             if reason:
                 differing.append(f"{scan} ({reason})")
             else:
@@ -117,6 +112,17 @@ class ScanLoop:
         for line in skipped:
             self.finish(line)
         return todo
+
+    def compare(self, scan: ScanId, done: dict[str, Any]) -> tuple[ScanReport, str]:
+        """The line of a scan that is published with the attributes ``done``, and how it is done differently, if it is."""
+        line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
+        try:
+            reason = self.runner.difference(done)
+            if not reason and (better := self.runner.better_loads(scan, done)):
+                line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
+        except CalibError as error:
+            reason = f"its input can no longer be read: {error}"
+        return line, reason
 
     def _warn_of_mixture(self, ids: Sequence[ScanId]) -> None:
         """Replacing a part of a store may leave it with two sets of settings."""

@@ -235,13 +235,17 @@ class Watcher:
         """True if nothing is left to do for a scan: it is published, or that cannot be told; its line is there then."""
         try:
             done = self.session.publisher.done(scan)
-        except OutputError as error:
-            error.at(str(scan))
-            loop.finish(ScanReport(str(scan), "failed", "write", error.kind, str(error)))
+        except OutputError as lost:
+            lost.at(str(scan))
+            loop.finish(ScanReport(str(scan), "failed", "write", lost.kind, str(lost)))
             self._settle_up(scan)
             return True
         if done is not None:
-            loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
+            line, reason = loop.compare(scan, done)
+            if reason:
+                error = done_differently(self.session.publisher.path, [f"{scan} ({reason})"])
+                line = ScanReport(str(scan), "failed", "load", error.kind, str(error))
+            loop.finish(line)
             self._settle_up(scan)
         return done is not None
 

@@ -515,6 +515,25 @@ def test_scans_that_are_renamed_away_are_waited_for_no_more(tmp_path: Path) -> N
         assert (night.watcher._arrivals.is_idle(), night.failed()) == (True, [])
 
 
+def test_a_scan_that_grew_since_it_was_done_is_not_called_done(tmp_path: Path) -> None:
+    """Taken by its silence, and then it went on: the next watch says what a run says."""
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    night.scan(2, 10.0)
+    night.comes(1, complete=True)
+    night.comes(2, complete=True)
+    pace = Pace(settle=0.0, poll=0.01, until_idle=0.0)
+    assert watch(night.l0, night.l1, night.settings, pace, Progress(), Stop()).exit_code == Exit.ALL
+    zarr.open_group(str(night.l0 / "scan_000001" / "source"), mode="r+")["tamb"][:] = 281.0
+    report = watch(night.l0, night.l1, night.settings, pace, Progress(), Stop())
+    assert (report.exit_code, [(s.scan, s.status) for s in report.scans]) == (
+        Exit.SOME, [("scan_000001", "failed"), ("scan_000002", "skipped")],
+    )  # fmt: skip
+    assert "other input (scan_000001/source)" in report.scans[0].message
+    with pytest.raises(ConfigError, match=r"other input \(scan_000001/source\)"):
+        calibrate(night.l0, night.l1, night.settings)
+
+
 def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     night = Night(tmp_path, Settings(max_scan_bytes=1000, workers=1))
     night.scan(1, 0.0)
