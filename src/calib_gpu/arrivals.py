@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +104,15 @@ class Arrivals:
         seen = self.seen[scan]
         seen.failed, seen.failed_with, seen.pause, seen.retry_at = False, None, 0.0, None
 
+    def incomplete(self) -> dict[ScanId, str]:
+        """The scans that are not complete, and what each lacks."""
+        settling = f"settling, must be unchanged for {self._pace.settle:g} s"
+        return {
+            scan: "marked as not complete" if seen.held_back else settling
+            for scan, seen in self.seen.items()
+            if not seen.ready
+        }
+
     def unsettle(self, scan: ScanId) -> None:
         """A scan has changed since it was taken: it must become complete once more."""
         seen = self.seen[scan]
@@ -146,6 +155,27 @@ class Arrivals:
         due = seen.retry_at is not None and self._clock() >= seen.retry_at
         seen.failed = seen.failed and not (more or due)
         return more or due
+
+
+@dataclass
+class Held:
+    """What scans are waited for, and why; a change is logged once."""
+
+    why: dict[ScanId, str] = field(default_factory=dict)
+
+    def tell(self, why: dict[ScanId, str]) -> None:
+        """Log the scans whose state has changed, a line for each state."""
+        self._log(logging.INFO, {scan: text for scan, text in why.items() if self.why.get(scan) != text})
+        self.why = why
+
+    def tell_all(self) -> None:
+        """Log all, at the end."""
+        self._log(logging.WARNING, self.why)
+
+    @staticmethod
+    def _log(level: int, why: dict[ScanId, str]) -> None:
+        for text in dict.fromkeys(why.values()):
+            log.log(level, "%s: %s", ", ".join(str(scan) for scan in sorted(why) if why[scan] == text), text)
 
 
 def signature_of(folder: Path) -> str:

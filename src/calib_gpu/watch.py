@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from calib_gpu import schema
-from calib_gpu.arrivals import Arrivals, Pace, signature_of
+from calib_gpu.arrivals import Arrivals, Held, Pace, signature_of
 from calib_gpu.errors import CalibError, NoLoads, OutputError, ReadFailed, ScanFailure, Stopped, Unreadable
 from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.pipeline import Session
@@ -61,6 +61,7 @@ def watch(
             watcher.until_over(stop)
         except Stopped:
             session.report.stopped = True
+        watcher.tell_what_is_left()
         session.record()
     return session.report
 
@@ -73,6 +74,7 @@ class Watcher:
         self._index = LoadIndex([])
         self._arrivals = Arrivals(pace, clock)
         self._indexed: dict[ScanId, str] = {}
+        self._held = Held()
         self._again: set[ScanId] = set()
         self._strange: set[str] = set()
         self._pending: dict[ScanId, CountGroup | None] = {}
@@ -102,6 +104,12 @@ class Watcher:
             str(scan) for scan, seen in self._arrivals.seen.items() if not seen.ready and is_science(store, scan)
         ]
 
+    def tell_what_is_left(self) -> None:
+        """At the end: the scans that were not calibrated, and what each waited for."""
+        still = self._arrivals.incomplete()
+        self._held.why = {scan: why for scan, why in self._held.why.items() if scan in self._pending or scan in still}
+        self._held.tell_all()
+
     def step(self) -> None:
         """One look, and the work that it shows; a store that cannot be read or written now is looked at again."""
         try:
@@ -123,7 +131,11 @@ class Watcher:
         fresh = self._arrivals.look(store, ids, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
-        now = [scan for scan, source in self._pending.items() if not self._waits(store, scan, source)]
+        waiting = [scan for scan, source in self._pending.items() if self._waits(store, scan, source)]
+        now = [scan for scan in self._pending if scan not in waiting]
+        self._held.tell(
+            self._arrivals.incomplete() | dict.fromkeys(waiting, "waits for loads that may serve it better")
+        )
         if now:
             self._calibrate(store, now)
         if any(scan in self._arrivals.seen and not self._arrivals.seen[scan].pause for scan in (*fresh, *now)):

@@ -534,6 +534,42 @@ def test_a_scan_that_grew_since_it_was_done_is_not_called_done(tmp_path: Path) -
         calibrate(night.l0, night.l1, night.settings)
 
 
+def test_what_it_waits_for_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    night = Night(tmp_path)
+    night.scan(1, 0.0)
+    night.scan(2, 10.0, loads=False)
+    night.scan(3, 11.0)
+    night.scan(4, 12.0)
+    night.comes(1, complete=True)
+    night.comes(2, complete=True)
+    night.comes(3)
+    night.comes(4, complete=False)
+    caplog.set_level("INFO", "calib_gpu")
+
+    def told() -> list[str]:
+        words = ("settling", "complete", "waits")
+        found = [r.getMessage() for r in caplog.records if any(word in r.getMessage() for word in words)]
+        caplog.clear()
+        return found
+
+    settling = "scan_000003: settling, must be unchanged for 60 s"
+    waits, marked = "scan_000002: waits for loads that may serve it better", "scan_000004: marked as not complete"
+    with night:
+        night.looks()
+        assert sorted(told()) == [waits, settling, marked]
+        night.looks()
+        assert told() == []
+        night.mark(3, False)
+        night.looks()
+        assert told() == ["scan_000003: marked as not complete"]
+        night.watcher.tell_what_is_left()
+        assert sorted(told()) == [waits, "scan_000003, scan_000004: marked as not complete"]
+        night.mark(4, True)
+        night.looks()
+        night.watcher.tell_what_is_left()
+        assert told() == ["scan_000003: marked as not complete"]
+
+
 def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     night = Night(tmp_path, Settings(max_scan_bytes=1000, workers=1))
     night.scan(1, 0.0)
