@@ -257,7 +257,9 @@ def test_the_script_for_those_who_do_without_submit(tmp_path: Path) -> None:
     """Task k of n takes every n-th scan; it ends like the scripts of submit."""
     path = Path(__file__).parents[2] / "scripts" / "calib-gpu.sbatch"
     assert path.read_text().endswith(slurm.QUEUE_AGAIN)
-    l0 = night(tmp_path, (7, 25650, 25651, 1234567))
+    l0 = night(tmp_path, (0, 25650, 25651, 1234567))
+    (l0 / "scan_025651.bak").mkdir()
+    (l0 / "scan_last").mkdir()
     for name, text in {"srun": 'echo "$@"; exit $CODE', "squeue": "echo RUNNING", "scontrol": 'echo "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -271,10 +273,10 @@ def test_the_script_for_those_who_do_without_submit(tmp_path: Path) -> None:
         return done.stdout.splitlines()
 
     call = f"--cpus-per-task=4 calib-gpu run {l0} /data/l1.zarr --scans {{}} --workers 4"
-    assert task(0, 3) == [call.format("7,1234567")]
+    assert task(0, 3) == [call.format("0,1234567")]
     assert task(1, 3) == [call.format("25650")]
     assert task(2, 3) == [call.format("25651")]
     assert task(5, 6) == []
     assert task(0, 1, OPTIONS="--dtype float32", CODE="75") == [
-        call.format("7,25650,25651,1234567") + " --dtype float32", "requeue 77",
+        call.format("0,25650,25651,1234567") + " --dtype float32", "requeue 77",
     ]  # fmt: skip
