@@ -102,7 +102,7 @@ class Session:
         self._begin = time.perf_counter()
         self.settings, self.progress = settings, progress
         check_table(settings)
-        _apart(store.path, l1)
+        refuse_overlap(store.path, l1)
         with contextlib.ExitStack() as closing:
             self.backend, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
             if backend is None:
@@ -150,7 +150,8 @@ class Session:
         self.report.seconds = time.perf_counter() - self._begin
 
 
-def _apart(l0: Path, l1: Path) -> None:
+def refuse_overlap(l0: Path, l1: Path) -> None:
+    """:class:`ConfigError` where one store lies inside the other: nothing below L0 is ever written."""
     inside, outside = l1.resolve(), l0.resolve()
     if inside == outside or outside in inside.parents or inside in outside.parents:
         raise ConfigError(

@@ -14,7 +14,7 @@ import pytest
 from test_cli import cli
 from test_pipeline import night
 
-from calib_gpu import slurm
+from calib_gpu import slurm, task_split
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.pipeline import calibrate
 from calib_gpu.records import ScanId
@@ -49,25 +49,25 @@ def test_no_task_takes_more_than_4_3_of_the_best_split() -> None:
     for n in (1, 2, 7, 40, 200):
         costs = {k: rng.choice((1, 10, rng.randrange(1, 1000))) for k in range(n)}
         for n_tasks in (1, 2, 3, 16, n):
-            tasks = slurm.partition(costs, n_tasks)
+            tasks = task_split.partition(costs, n_tasks)
             assert sorted(number for task in tasks for number in task) == sorted(costs)
             assert len(tasks) == min(n, n_tasks)
             longest = max(sum(costs[number] for number in task) for task in tasks)
             best = max(max(costs.values()), -(-sum(costs.values()) // len(tasks)))
             assert longest <= 4 / 3 * best + max(costs.values()) / 3
-            assert slurm.partition(dict(reversed(costs.items())), n_tasks) == tasks
+            assert task_split.partition(dict(reversed(costs.items())), n_tasks) == tasks
 
 
 def test_equal_scans_are_shared_out_evenly() -> None:
-    assert {len(t) for t in slurm.partition(dict.fromkeys(range(24), 5), 8)} == {3}
+    assert {len(t) for t in task_split.partition(dict.fromkeys(range(24), 5), 8)} == {3}
 
 
 def test_the_cost_is_the_bytes_of_the_counts(tmp_path: Path) -> None:
     """32 channels, 3 dumps, 2 pixels, 5 subscans of source and 2 of loads, int32."""
     store = L0Store(night(tmp_path))
-    assert slurm.scan_cost(store, ScanId(25650)) == slurm.SCAN_BYTES + 32 * 3 * 2 * (5 + 2) * 4
+    assert task_split.scan_cost(store, ScanId(25650)) == task_split.SCAN_BYTES + 32 * 3 * 2 * (5 + 2) * 4
     (store.path / "scan_025650/source/data_5d/zarr.json").write_text("{")
-    assert slurm.scan_cost(store, ScanId(25650)) == slurm.SCAN_BYTES + 32 * 3 * 2 * 2 * 4
+    assert task_split.scan_cost(store, ScanId(25650)) == task_split.SCAN_BYTES + 32 * 3 * 2 * 2 * 4
 
 
 @pytest.mark.parametrize(("array", "gib", "expected"), [
@@ -75,20 +75,20 @@ def test_the_cost_is_the_bytes_of_the_counts(tmp_path: Path) -> None:
     ("7", [1] * 10, (7, None)), ("24%3", [1] * 24, (24, 3)), ("20", [1] * 3, (3, None)), ("auto", [64] * 2000, (1000, None)),
 ])  # fmt: skip
 def test_size_of_the_array(array: str, gib: list[int], expected: tuple[int, int | None]) -> None:
-    assert slurm.array_size(array, {k: n * 1024**3 for k, n in enumerate(gib)}) == expected
+    assert task_split.array_size(array, {k: n * 1024**3 for k, n in enumerate(gib)}) == expected
 
 
 @pytest.mark.parametrize("array", ["", "0", "-1", "many", "3%0", "3%", "%2", "5000", "1-3"])
 def test_sizes_that_are_none(array: str) -> None:
     with pytest.raises(ConfigError, match="--array"):
-        slurm.array_size(array, {1: 1})
+        task_split.array_size(array, {1: 1})
 
 
 def test_scans_as_text() -> None:
     from calib_gpu.cli.common import parse_scans
 
-    assert slurm.scans_text([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
-    assert parse_scans(slurm.scans_text([1, 2, 3, 5, 7, 8])) == [1, 2, 3, 5, 7, 8]
+    assert task_split.scans_text([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
+    assert parse_scans(task_split.scans_text([1, 2, 3, 5, 7, 8])) == [1, 2, 3, 5, 7, 8]
 
 
 def test_the_script_runs_the_scans_of_its_task(tmp_path: Path) -> None:
@@ -212,6 +212,15 @@ def test_what_only_looks_like_a_scan_is_named_and_never_submitted(tmp_path: Path
     assert slurm.status(l1).strange == list(slurm.status(l1).failed) == []
     calibrate(l0, l1, scans=[25650])
     assert not (l1 / "failures.json").exists()
+
+
+def test_nothing_is_written_below_l0(tmp_path: Path, programs: Path) -> None:
+    l0 = night(tmp_path)
+    before = sorted(l0.rglob("*"))
+    done = cli(tmp_path, "submit", "l0.zarr", "l0.zarr/l1.zarr")
+    assert (done.returncode, "input and output overlap" in done.stderr) == (64, True), done.stderr
+    assert sorted(l0.rglob("*")) == before
+    assert not (programs / "sbatch.calls").exists()
 
 
 def test_the_limits_of_the_options_hold_for_the_splitting_too(tmp_path: Path, programs: Path) -> None:

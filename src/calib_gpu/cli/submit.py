@@ -57,6 +57,7 @@ def submit(
     """
     from calib_gpu import slurm
     from calib_gpu.store.guard import Limits
+    from calib_gpu.task_split import scans_text
 
     settings = _check(options or [])
     resources = {
@@ -76,7 +77,7 @@ def submit(
     if dry_run:
         typer.echo(planned.script)
         for k, numbers in enumerate(planned.tasks):
-            typer.echo(f"task {k}: {slurm.scans_text(numbers)}")
+            typer.echo(f"task {k}: {scans_text(numbers)}")
     else:
         tell(slurm.submit(planned))
 
