@@ -85,7 +85,8 @@ class Submission:
 class Status:
     """The scans of a store: done, failed (with their message), running, waiting in the queue, missing.
 
-    ``strange`` are messages about what looks like a scan but is none.
+    ``strange`` are messages about what looks like a scan but is none. ``l0`` is the store whose scans these are; None if
+    nothing tells it: then nobody knows what is missing.
     """
 
     done: list[str] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Status:
     waiting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
+    l0: str | None = None
 
 
 def jobs_folder(l1: Path) -> Path:
@@ -259,14 +261,15 @@ def status(l1: Path, l0: Path | None = None) -> Status:
     published = published_scans(l1) if (l1 / "zarr.json").is_file() else []
     store = None if source is None else open_l0(source, _settings(submitted))
     scans = sorted({*published, *(() if store is None else select_scans(store, None))})
-    names = set(map(str, scans))
+    names, done = set(map(str, scans)), set(map(str, published))  # a kill may leave the failure of one that is done
     failures = {
         f["scan"]: f.get("message", "")
         for f in noted_failures(l1, run_folder(l1))
-        if store is None or f["scan"] in names  # others are gone, or strange
+        if f["scan"] not in done and (store is None or f["scan"] in names)  # others are gone, or strange
     }
     running, queued = scans_in_work(l1), queued_numbers(submitted)
     found = Status(failed=failures, strange=[] if store is None else list(_strange(store)))
+    found.l0 = None if source is None else str(source)
     for scan in scans:
         name = str(scan)
         if scan in published:

@@ -20,6 +20,7 @@ from calib_gpu.pipeline import calibrate
 from calib_gpu.records import ScanId
 from calib_gpu.store import publish
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.run_records import RunRecords, noted_failures
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_submit_status_and_resume(tmp_path: Path, programs: Path) -> None:
     assert (made.folder / "tasks.txt").read_text() == "25650\n25651\n25652\n"
     assert (programs / "sbatch.calls").read_text() == f"--parsable {made.folder}/job.sh\n"
     (programs / "queue").write_text("41 0\n41 1\n41 2\n7 0\n")
-    assert slurm.status(l1) == slurm.Status(waiting=["scan_025650", "scan_025651", "scan_025652"])
+    assert slurm.status(l1) == slurm.Status(waiting=["scan_025650", "scan_025651", "scan_025652"], l0=str(l0))
 
     calibrate(l0, l1, scans=[25650, 25651])
     (programs / "queue").write_text("")
@@ -212,6 +213,29 @@ def test_what_only_looks_like_a_scan_is_named_and_never_submitted(tmp_path: Path
     assert slurm.status(l1).strange == list(slurm.status(l1).failed) == []
     calibrate(l0, l1, scans=[25650])
     assert not (l1 / "failures.json").exists()
+
+
+def test_what_cannot_be_known_is_not_told_as_a_number(tmp_path: Path) -> None:
+    l0 = night(tmp_path)
+    calibrate(l0, tmp_path / "l1.zarr", scans=[25650])
+    shown = cli(tmp_path, "status", "l1.zarr")
+    assert "missing  unknown" in shown.stdout
+    assert "missing      2 " in cli(tmp_path, "status", "l1.zarr", "--l0", "l0.zarr").stdout
+
+
+def test_a_scan_that_is_done_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after it was published, and before the failure of an earlier try was forgotten."""
+    l0, l1 = night(tmp_path), tmp_path / "l1.zarr"
+    document = l0 / "scan_025651/source/mjd/zarr.json"
+    sound = document.read_bytes()
+    document.write_bytes(b"{")
+    calibrate(l0, l1)
+    document.write_bytes(sound)
+    monkeypatch.setattr(RunRecords, "done", lambda *_: None)
+    calibrate(l0, l1)
+    assert [f["scan"] for f in noted_failures(l1, publish.run_folder(l1))] == ["scan_025651"]
+    found = slurm.status(l1, l0)
+    assert (len(found.done), found.failed, found.missing) == (3, {}, [])
 
 
 def test_nothing_is_written_below_l0(tmp_path: Path, programs: Path) -> None:
