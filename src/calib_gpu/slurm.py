@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.pipeline import refuse_overlap
-from calib_gpu.selection import select_scans
+from calib_gpu.selection import scans_text, select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.store import disk
 from calib_gpu.store.guard import scan_number
@@ -26,7 +26,7 @@ from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.publish import run_folder, scans_in_work
 from calib_gpu.store.run_records import noted_failures
-from calib_gpu.task_split import array_size, costs_by_number, partition, scans_text
+from calib_gpu.task_split import array_size, costs_by_number, partition
 
 CALL_S: Final = 60.0
 QUEUE_AGAIN: Final = """\

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from calib_gpu.cli import main
-from calib_gpu.scan_run import ScanRunner
+from calib_gpu.scan_run import CalibratedScan, ScanRunner
 
 SECONDS, LONGEST = 0.5, 180.0
 calibrate = ScanRunner.calibrate
 
 
-def slow(self: ScanRunner, *arguments: Any, **named: Any) -> None:
+def slow(self: ScanRunner, *arguments: Any, **named: Any) -> CalibratedScan:
     """Stage calibrate, and a pause that a stop ends."""
-    calibrate(self, *arguments, **named)
+    calibrated = calibrate(self, *arguments, **named)
     begin, hold = time.monotonic(), Path("hold")
     while (spent := time.monotonic() - begin) < SECONDS or (hold.exists() and spent < LONGEST):
         self.workers.check()
         time.sleep(0.05)
+    return calibrated
 
 
 ScanRunner.calibrate = slow  # type: ignore[method-assign]

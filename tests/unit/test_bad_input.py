@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,11 @@ import pytest
 
 import calib_gpu
 from calib_gpu import Settings
+from calib_gpu.inspection import inspect_store
+from calib_gpu.inspection.check_l0 import check_l0
+from calib_gpu.store import system
 from calib_gpu.store.l0_write import L0Writer
-from small_scan import SmallScan, small_scan
+from small_scan import SmallScan, small_scan, two_bands
 
 BAD, GOOD = 25651, 25650
 SHAPE = (32, 2, 1, 1)
@@ -209,3 +215,44 @@ def test_missing_chunks_are_missing_samples_where_the_fill_value_says_so(tmp_pat
     unlink(l0 / "scan_025650")
     report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr", Settings(pwv=0.6))
     assert [s.error for s in report.scans] == ["NoReference"]  # the OFFs lie in that shard too
+
+
+def denied(folder: Path) -> AbstractContextManager[None]:
+    """A folder as it is for a user who may not read it; root may read everything, so the calls are replaced."""
+
+    def unless(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(path: Any, *arguments: Any, **options: Any) -> Any:
+            at = Path(path)
+            if folder in at.parents or (at == folder and (call is os.scandir or str(path).endswith("/."))):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *arguments, **options)
+
+        return guarded
+
+    return system.replaced(scandir=unless(os.scandir), stat=unless(os.stat))
+
+
+def test_a_scan_whose_folder_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    said = f"scan_{BAD:06d}: cannot be read: Permission denied"
+    with denied(tmp_path / "l0.zarr" / f"scan_{BAD:06d}"):
+        report = run_night(tmp_path, None, None)
+        check_failed(tmp_path, report, "Unreadable", (said,))
+        alone = calib_gpu.calibrate(tmp_path / "l0.zarr", tmp_path / "alone.zarr", Settings(workers=1), scans=[BAD])
+        assert (alone.exit_code, alone.scans[0].message) == (1, said)
+        assert check_l0(tmp_path / "l0.zarr", Settings(workers=1)).problems == [said]
+        (overview,) = inspect_store(tmp_path / "l0.zarr", None, Settings(workers=1))
+        (row,) = [row for row in overview.rows if row[0] == f"scan_{BAD:06d}"]
+        assert row[1] == "unusable"
+        assert "Permission denied" in " ".join(row)
+    assert os.listdir(tmp_path / "l0.zarr" / f"scan_{BAD:06d}")
+
+
+def test_a_band_whose_folder_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    l0 = two_bands(tmp_path / "l0.zarr")
+    with denied(l0 / "scan_025650" / "band_LFA"):
+        report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1, pwv=0.6))
+    assert [(s.scan, s.status) for s in report.scans] == [
+        ("scan_025650/band_HFA", "ok"),
+        ("scan_025650/band_LFA", "failed"),
+    ]
+    assert report.scans[1].message == "scan_025650/band_LFA: cannot be read: Permission denied"

@@ -187,6 +187,37 @@ def test_the_demo_replaces_only_its_own(tmp_path: Path) -> None:
     assert cli(tmp_path, "demo", "--preset", "L").returncode == 64
 
 
+def test_the_library_prints_nothing_by_itself(night: Path) -> None:
+    code = "import calib_gpu; print(calib_gpu.calibrate('night.zarr', 'library.zarr', scans=[25654]).exit_code)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=night, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert cli(night, "check", "library.zarr").stdout == (
+        "no scan in it yet: calib-gpu run L0 library.zarr calibrates some; "
+        "library.zarr/failures.json says why none was calibrated\n"
+    )
+
+
+def test_a_command_without_a_log_still_warns(night: Path) -> None:
+    code = "import logging; from calib_gpu.observe.logs import silenced, warnings_to_stderr; warnings_to_stderr()\n"
+    code += "log = logging.getLogger('calib_gpu'); log.warning('told'); log.info('not told')\n"
+    code += "with silenced(): log.error('kept')\n"
+    code += "log.error('again')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=night, capture_output=True, text=True, check=True)
+    assert done.stderr == "told\nagain\n"
+
+
+def test_the_self_test_keeps_the_failure_that_it_expects_to_itself() -> None:
+    """The night of the self-test has a scan without an OFF on purpose."""
+    code = "import tempfile, pathlib; from calib_gpu.observe.logs import warnings_to_stderr; warnings_to_stderr()\n"
+    code += (
+        "from calib_gpu.selftest.night import compare_night, CASES; from calib_gpu.backend.numpy_ import NumpyBackend\n"
+    )
+    code += "[CASES.pop(name) for name in list(CASES)[1:]]\n"
+    code += "with tempfile.TemporaryDirectory() as f: print(compare_night(NumpyBackend(), pathlib.Path(f))[0].status)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
 def test_wrong_kinds_of_input_are_told_apart(night: Path) -> None:
     cli(night, "run", "night.zarr", "kinds.zarr", "--quiet")
     for path, word in (("kinds.zarr", "not an L0 store"), ("night.truth.zarr", "not an L0 store"),

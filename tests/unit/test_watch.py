@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,8 @@ from test_cli import cli
 from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
-from calib_gpu.errors import Exit, OutputError, ReadFailed, Stopped
+from calib_gpu.errors import Exit, OutputError, ReadFailed, Stopped, StoreUnusable
+from calib_gpu.observe.logs import JsonLines
 from calib_gpu.pipeline import Session, calibrate
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress
@@ -248,7 +250,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
     night = Night(tmp_path)
     night.scan(1, 0.0)
     night.comes(1)
-    real = ScanRunner.calibrate
+    real = ScanRunner.write
 
     def meanwhile(*arguments: Any, **named: Any) -> None:
         real(*arguments, **named)
@@ -256,7 +258,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
 
     with night:
         night.looks()
-        monkeypatch.setattr(ScanRunner, "calibrate", meanwhile)
+        monkeypatch.setattr(ScanRunner, "write", meanwhile)
         assert (night.looks(after=61.0), night.failed()) == ([], ["scan_000001"])
         assert "changed while it was read" in (night.l1 / "failures.json").read_text()
         monkeypatch.undo()
@@ -292,10 +294,11 @@ def test_loads_that_change_while_they_serve(tmp_path: Path, monkeypatch: pytest.
     night.scan(2, 10.0, loads=False)
     real = ScanRunner.calibrate
 
-    def meanwhile(*arguments: Any, **named: Any) -> None:
-        real(*arguments, **named)
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
+        calibrated = real(*arguments, **named)
         for store in (night.l0, night.source):
             zarr.open_group(str(store / "scan_000001" / "calibration"), mode="r+")["thot"][:] = 285.0
+        return calibrated
 
     with night:
         night.comes(1, complete=True)
@@ -335,6 +338,23 @@ def test_until_idle_ends_with_the_codes_of_run(tmp_path: Path) -> None:
     report = watch(night.l0, night.l1, night.settings, pace, Progress(), Stop())
     assert (report.exit_code, report.waiting) == (Exit.SOME, ["scan_000003"])
     assert [s.status for s in report.scans] == ["skipped", "skipped"]
+
+
+def test_the_beginning_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    night = Night(tmp_path, poll=0.01, settle=0.0)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    stop = Stop()
+    stop.set()
+    with caplog.at_level(logging.INFO, "calib_gpu"):
+        watch(night.l0, night.l1, night.settings, Pace(settle=30.0, poll=2.5), Progress(), stop)
+    (told,) = [r for r in caplog.records if r.getMessage().startswith("watching")]
+    assert told.getMessage() == (
+        f"watching {night.l0}: 1 scan(s) seen; a scan is taken when it is marked complete or unchanged for 30 s; "
+        "looked at every 2.5 s; Ctrl-C ends"
+    )
+    line = json.loads(JsonLines().format(told))
+    assert (line["scans_seen"], line["settle_s"], line["poll_s"]) == (1, 30.0, 2.5)
 
 
 def test_other_settings_are_refused_at_once(tmp_path: Path) -> None:
@@ -579,8 +599,8 @@ def test_the_limits_of_the_settings_hold(tmp_path: Path) -> None:
     assert "max_scan_bytes" in (night.l1 / "failures.json").read_text()
     night.scan(2, 10.0)
     night.comes(2, complete=True)
-    report = watch(night.l0, tmp_path / "other.zarr", Settings(max_scans=1), Pace(until_idle=0.0), Progress(), Stop())
-    assert report.exit_code == Exit.NONE
+    with pytest.raises(StoreUnusable, match="max_scans"):
+        watch(night.l0, tmp_path / "other.zarr", Settings(max_scans=1), Pace(until_idle=0.0), Progress(), Stop())
 
 
 def test_watch_has_the_options_of_run(tmp_path: Path) -> None:

@@ -57,9 +57,14 @@ def _check_l1(l1: Path) -> None:
     numbers = sorted({n for n in found if n is not None})
     if numbers:
         typer.echo(f"to make them anew: calib-gpu run L0 {l1} --overwrite --scans {','.join(map(str, numbers))}")
-    typer.echo(
-        f"{n_scans} scan(s) checked, {len(bad)} file(s) differ" if bad else f"{n_scans} scan(s) checked, all as written"
-    )
+    if bad:
+        typer.echo(f"{n_scans} scan(s) checked, {len(bad)} file(s) differ")
+    elif n_scans:
+        typer.echo(f"{n_scans} scan(s) checked, all as written")
+    else:
+        failed = l1 / "failures.json"
+        why = f"; {failed} says why none was calibrated" if failed.exists() else ""
+        typer.echo(f"no scan in it yet: calib-gpu run L0 {l1} calibrates some{why}")
     raise Done(Exit.NONE if bad else Exit.ALL)
 
 

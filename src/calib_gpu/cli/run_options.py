@@ -20,7 +20,7 @@ Dtype = Annotated[str | None, typer.Option(help="float64 | float32")]
 Precision = Annotated[
     str | None, typer.Option(help="off | auto | BITS: round T_A* far below its noise; files of a quarter.")
 ]
-Codec = Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")]
+Codec = Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4 | nvcomp-zstd (on the GPU)")]
 Level = Annotated[int | None, typer.Option(help="zstd level of L1.")]
 RequireChecksum = Annotated[
     bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")

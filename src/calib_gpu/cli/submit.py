@@ -56,8 +56,8 @@ def submit(
     Example: `calib-gpu submit night.zarr calibrated.zarr --partition gpu --gpus-per-task 1 --time 01:00:00 --dry-run`
     """
     from calib_gpu import slurm
+    from calib_gpu.selection import scans_text
     from calib_gpu.store.guard import Limits
-    from calib_gpu.task_split import scans_text
 
     settings = _check(options or [])
     resources = {

@@ -120,4 +120,6 @@ class _Scan:
         self.found.doubts += [f"{self.scan}: {text}" for text in (*more, *choice.warnings)]
 
     def _problem(self, error: CalibError) -> None:
-        self.found.problems.append(str(error.at(str(self.scan))))
+        told = str(error.at(str(self.scan)))
+        if told not in self.found.problems:  # both groups of a scan that cannot be read
+            self.found.problems.append(told)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calib_gpu import schema
 from calib_gpu.errors import BadShape, BadType, StoreUnusable, Unreadable
 from calib_gpu.records import CountGroup, ScanId
-from calib_gpu.store import guard
+from calib_gpu.store import guard, reads, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.group_files import GroupFiles, counts_state
 from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, Limits
@@ -53,7 +53,7 @@ class L0Store:
         ids: list[ScanId] = []
         for entry in self._scan_folders()[0]:
             number = int(entry.name.removeprefix("scan_"))
-            if not os.access(entry.path, os.R_OK | os.X_OK):
+            if _denied(entry.path) is not None:
                 ids.append(ScanId(number))  # the reader names the damage
                 continue
             bands = sorted(b.name for b in os.scandir(entry.path) if BAND_NAME.fullmatch(b.name) and _is_band(b))
@@ -85,8 +85,17 @@ class L0Store:
         return folders, dict(sorted(strange.items()))
 
     def has(self, scan: ScanId, group: str) -> bool:
-        """True if the scan has a ``source`` or ``calibration``, be it a sound one or not: the reader names the damage."""
-        return os.path.lexists(self.path / scan.path / group)
+        """True if the scan has a ``source`` or ``calibration``, be it a sound one or not: the reader names the damage.
+
+        True also where that cannot be told, for the folder of the scan cannot be read: no scan may be left out in silence.
+        """
+        try:
+            system.stat(self.path / scan.path / group, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return any(_denied(self.path / folder.path) is not None for folder in (ScanId(scan.number), scan))
+        except OSError:
+            return True
+        return True
 
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
         """Attributes of the store, those of the scan over them, those of the band over these."""
@@ -101,6 +110,8 @@ class L0Store:
     def _attrs_of(self, scan: ScanId) -> dict[str, Any]:
         folder = self.path / scan.path
         guard.check_folders(self.path, Path(scan.path).parts)
+        if (error := _denied(folder)) is not None:
+            raise reads.failure(error, "cannot be read", array="")
         if not any(os.path.lexists(folder / name) for name in GROUP_NODES):
             raise Unreadable("document of the group is missing", array=str(folder), rule="zarr.json (or .zgroup)")
         return group_attrs(folder, limits=self.limits)
@@ -158,11 +169,23 @@ def _digest(attrs: Mapping[str, Any], files: GroupFiles) -> str:
     return hashlib.sha256((files.digest + json.dumps(read, sort_keys=True)).encode()).hexdigest()
 
 
+def _denied(folder: str | os.PathLike[str]) -> OSError | None:
+    """Why the entries of a folder cannot be listed or reached; None if they can, or if there is no such folder."""
+    try:
+        list(system.scandir(folder))
+        system.stat(f"{os.fspath(folder)}/.")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error
+    return None
+
+
 def _is_band(entry: os.DirEntry[str]) -> bool:
     """True for a band group, be it sound or not: the reader names the damage."""
     if entry.is_symlink():
         return True
     try:
-        return entry.is_dir() and node_kind(Path(entry.path)) == "group"
+        return entry.is_dir() and (_denied(entry.path) is not None or node_kind(Path(entry.path)) == "group")
     except Unreadable:
         return True
