@@ -2,7 +2,8 @@
 
 ``stuck``: the first read of a path that holds this text takes ``seconds``; ``slow``: every read of counts takes so many
 seconds; ``eio``: the first read of such a path fails; ``durable``: so many seconds to bring a scan to the disk. It prints
-READY when signals are caught, and at its end PEAK and its peak memory in KiB.
+READY when signals are caught, FAULT and its name when ``stuck`` or ``eio`` has met its path, and at its end PEAK and its
+peak memory in KiB.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from calib_gpu.cli import main, observing
 from calib_gpu.stopping import Stop
-from calib_gpu.store import chunks, disk, group_files
+from calib_gpu.store import chunks, disk, group_files, system
 
 FAULTS = json.loads(os.environ.get("CALIB_GPU_FAULTS", "{}"))
 once = set[str]()
@@ -28,6 +29,7 @@ def first(fault: str, path: str) -> bool:
     if fault in once or FAULTS.get(fault, "\0") not in path:
         return False
     once.add(fault)
+    print("FAULT", fault, flush=True)
     return True
 
 
@@ -37,15 +39,15 @@ def hurt(path: str) -> None:
         time.sleep(FAULTS["seconds"])
 
 
-read_file, read_small, make_durable, catch, os_open = (
-    chunks.ChunkedArray._read_file, group_files._read, disk.make_durable, observing.catch_signals, os.open,
+read_file, read_small, make_durable, catch, open_file = (
+    chunks.ChunkedArray._read_file, group_files._read, disk.make_durable, observing.catch_signals, system.open,
 )  # fmt: skip
 
 
-def faulty_read(self: Any, name: str, offset: int, size: int | None) -> Any:
+def faulty_read(self: Any, name: str, *arguments: Any) -> Any:
     time.sleep(FAULTS.get("slow", 0.0))
     hurt(f"{self.path}/{name}")
-    return read_file(self, name, offset, size)
+    return read_file(self, name, *arguments)
 
 
 def faulty_small(path: str, *arguments: Any) -> Any:
@@ -56,7 +58,7 @@ def faulty_small(path: str, *arguments: Any) -> Any:
 def faulty_open(path: Any, *arguments: Any, **named: Any) -> int:
     if first("eio", str(path)):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-    return os_open(path, *arguments, **named)
+    return open_file(path, *arguments, **named)
 
 
 def slow_durable(*arguments: Any) -> None:
@@ -73,7 +75,7 @@ def ready() -> Stop:
 chunks.ChunkedArray._read_file = faulty_read  # type: ignore[method-assign]
 group_files._read = faulty_small
 disk.make_durable = slow_durable
-os.open = faulty_open  # type: ignore[assignment]
+system.open = faulty_open
 observing.catch_signals = ready
 try:
     main()

@@ -45,27 +45,37 @@ class LoadIndex:
         return index
 
     def add(self, store: L0Store, scans: Iterable[ScanId], settings: Settings) -> None:
-        """Take in the sets of some scans: attributes and small arrays of every ``calibration/`` group are read."""
-        for scan in scans:
+        """Take in the sets of some scans: attributes and small arrays of every ``calibration/`` group are read.
+
+        Sets that the disk did not give before are tried again.
+        """
+        for scan in dict.fromkeys((*self.not_given, *scans)):
+            self.broken.pop(scan, None)
             self._add(store, scan, settings)
             if isinstance(self.broken.get(scan), ReadFailed):  # an error that passes must not change who serves whom
                 del self.broken[scan]
                 self._add(store, scan, settings)
         self.candidates.sort(key=lambda c: (c.time_us, c.scan))
 
+    @property
+    def not_given(self) -> list[ScanId]:
+        """Scans whose sets the disk or the network did not give when they were asked for."""
+        return [scan for scan, error in self.broken.items() if isinstance(error, ReadFailed)]
+
     def _add(self, store: L0Store, scan: ScanId, settings: Settings) -> None:
-        if not store.has(scan, "calibration"):
-            return
         try:
+            if not store.holds(scan, "calibration"):
+                return
             if store.subscan_classes(scan, "calibration") == []:
                 return
             group = _slim(with_saturation(store.group(scan, "calibration"), settings))
         except ScanFailure as error:
-            self.broken[scan] = error
+            self._break(store, scan, error)
             return
         except Exception as error:  # whatever is wrong with one group must not stop the night
             log.exception("%s: internal error while indexing its loads", scan)
-            self.broken[scan] = Unreadable(f"internal error: {type(error).__name__}: {error}", array="calibration")
+            internal = f"internal error: {type(error).__name__}: {error}"
+            self._break(store, scan, Unreadable(internal, array="calibration"))
             return
         hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
         gap = separation_us(hot, cold)
@@ -75,6 +85,16 @@ class LoadIndex:
             self.incomplete[scan] = f"HOT and COLD are {gap / 1e6:.0f} s apart (at most 120 s)"
         else:
             self.candidates.append(Candidate(scan, group, group.absolute_us(hot + cold)))
+
+    def _break(self, store: L0Store, scan: ScanId, error: ScanFailure) -> None:
+        """Note a set that cannot be read; paths begin in the store, for what other scans tell of it enters L1."""
+        error.array, error.what = (
+            text.replace(f"{store.path / scan.path}/", "").replace(f"{store.path}/", "")
+            for text in (error.array, error.what)
+        )
+        error.__traceback__ = error.__context__ = None  # their frames hold what was read
+        error.at(str(scan))
+        self.broken[scan] = error
 
     def without(self, scan: ScanId) -> LoadIndex:
         """The index without the set of a scan."""
@@ -133,7 +153,8 @@ class LoadChoice:
 class LoadFinder:
     """Finds the load set (or two) of a scan.
 
-    A set that would serve and that the disk does not give now (:class:`ReadFailed`) fails the scan.
+    A set that would serve and that the disk does not give now (:class:`ReadFailed`) fails the scan. Of a set whose metadata
+    cannot be read neither time nor tuning is known; its number tells whether it could serve, see :meth:`_could_serve`.
 
     ``complete`` says whether a candidate's counts hold a valid HOT and COLD dump; it may read them, and may find
     damage. With one that always says yes, the choice follows from metadata alone. Damage in a scan's own set fails the
@@ -157,9 +178,53 @@ class LoadFinder:
         if scan in self.index.broken:
             raise self.index.broken[scan]
         self.damage.clear()
-        choice = self._find(scan, source)
-        told = tuple(f"damaged loads are passed over: {error}" for error in self.damage.values())
-        return replace(choice, warnings=(*choice.warnings, *told)) if told else choice
+        try:
+            choice = self._find(scan, source)
+        except NoLoads as error:
+            self._see_unreadable(scan, source, None)
+            error.what = "; ".join((error.what, *self._told()))
+            raise
+        self._see_unreadable(scan, source, choice)
+        return replace(choice, warnings=(*choice.warnings, *self._told())) if self.damage else choice
+
+    def _told(self) -> tuple[str, ...]:
+        return tuple(f"damaged loads are passed over: {error}" for error in self.damage.values())
+
+    def _see_unreadable(self, scan: ScanId, source: CountGroup, choice: LoadChoice | None) -> None:
+        """Note the sets without readable metadata that could have served a scan, or been the one before its own.
+
+        Raises
+        ------
+        ReadFailed
+            The disk does not give one of them now: with it the scan might get other loads.
+        """
+        pointed = self._pointed(scan, source)
+        searched = choice is None or self.settings.loads != "nearest" or choice.scans not in ((scan,), (pointed,))
+        for other, error in sorted(self.index.broken.items()):
+            if not (
+                (searched and (other == pointed or self._could_serve(other, scan, source)))
+                or (
+                    choice is not None and other < choice.scans[0] and self._could_serve(other, choice.scans[0], source)
+                )
+            ):
+                continue
+            if isinstance(error, ReadFailed):
+                raise ReadFailed(
+                    f"loads that may serve this scan cannot be read now: {error}", array="calibration",
+                    fix=f"run again; if it stays so, copy {other} again",
+                )  # fmt: skip
+            self.damage[other] = error
+
+    def _could_serve(self, other: ScanId, place: ScanId, source: CountGroup) -> bool:
+        """Whether a set of unknown time could be the one sought at the place of a scan: numbers stand for times.
+
+        It cannot be if a sound set of the scan's tuning stands between the two.
+        """
+        if other.band != place.band and other.band and place.band:
+            return False
+        low, high = sorted((other.number, place.number))
+        between = [c.scan for c in self._compatible(source) if low < c.scan.number < high]
+        return not any(self._sound(s) for s in sorted(between, key=lambda s: abs(s.number - place.number)))
 
     def _find(self, scan: ScanId, source: CountGroup) -> LoadChoice:
         time = source.absolute_us(source.of_kind("ON"))
@@ -178,17 +243,13 @@ class LoadFinder:
         if own is not None:
             return self._choice(own, source, time)
         warnings: tuple[str, ...] = ()
-        pointed = (
-            next((int(n) for n in source.arrays["lloadsn"].ravel() if n > 0), None)
-            if "lloadsn" in source.arrays
-            else None
-        )
+        pointed = self._pointed(scan, source)
         if pointed is not None:
-            found = self._usable(ScanId(pointed, scan.band), source, own=False)
+            found = self._usable(pointed, source, own=False)
             if found is not None:
                 return self._choice(found, source, time)
             warnings = (
-                f"lloadsn points to scan {pointed}, which has no usable loads: the nearest set in time is used",
+                f"lloadsn points to scan {pointed.number}, which has no usable loads: the nearest set in time is used",
             )
         limit = self.settings.max_load_age * 1e6
         for candidate in sorted(self._compatible(source), key=lambda c: (abs(c.time_us - time), c.time_us)):
@@ -197,6 +258,12 @@ class LoadFinder:
             if self._sound(candidate.scan):
                 return self._choice(candidate, source, time, warnings)
         raise self._none(scan, source, time)
+
+    @staticmethod
+    def _pointed(scan: ScanId, source: CountGroup) -> ScanId | None:
+        """The scan that the first positive ``lloadsn`` names."""
+        numbers = source.arrays["lloadsn"].ravel() if "lloadsn" in source.arrays else ()
+        return next((ScanId(int(n), scan.band) for n in numbers if n > 0), None)
 
     def _none(self, scan: ScanId, source: CountGroup, time: float) -> NoLoads:
         fitting = min((abs(c.time_us - time) for c in self._compatible(source)), default=None)

@@ -61,8 +61,8 @@ def test_at_any_time(tmp_path: Path, reference: tuple[Path, dict[str, str]], fig
         took, code, err = signalled(process, rng.choice((signal.SIGTERM, signal.SIGINT)))
         worst = max(worst, took)
         codes[code] = codes.get(code, 0) + 1
-        assert code in (75, 0), (k, code, err)
-        assert code == 75 or tree(l1) == whole
+        assert code in (75, 0) or code < 0, (k, code, err)  # < 0: the signal came when all was done
+        assert code == 75 or tree(l1) == whole, (k, code, err)
         assert not left_over(l1)
         calibrate(l0, l1)
         differing += tree(l1) != whole

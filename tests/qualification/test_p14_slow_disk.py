@@ -68,8 +68,9 @@ def test_a_read_that_is_stuck_is_named(
     l0, whole = reference
     stuck = "scan_025651/source/data_5d/c"
     arguments = ("run", str(l0), "l1.zarr", "--quiet", "--log-format", log_format)
-    code, _, err = finish(start(tmp_path, *arguments, stuck=stuck, seconds=STUCK_S), 600.0)
+    code, out, err = finish(start(tmp_path, *arguments, stuck=stuck, seconds=STUCK_S), 600.0)
     assert code == 0, err
+    assert "FAULT stuck" in out
     assert tree(tmp_path / "l1.zarr") == whole
     if log_format == "json":
         lines = [json.loads(line) for line in err.splitlines()]
@@ -95,7 +96,8 @@ def test_an_error_of_the_disk_fails_one_scan(
     worst = 0
     for k, place in enumerate(("source/data_5d/c", "calibration/data_5d/c", "source/mjd", "calibration/mjd")):
         l1 = tmp_path / f"{k}.zarr"
-        code, _, err = finish(start(tmp_path, "run", str(l0), l1.name, eio=f"scan_025651/{place}"))
+        code, out, err = finish(start(tmp_path, "run", str(l0), l1.name, eio=f"scan_025651/{place}"))
+        assert "FAULT eio" in out, place
         path = l1 / "failures.json"
         names = [entry["scan"] for entry in json.loads(path.read_bytes())] if path.exists() else []
         worst = max(worst, len(names))

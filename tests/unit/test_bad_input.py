@@ -16,10 +16,12 @@ import pytest
 
 import calib_gpu
 from calib_gpu import Settings
+from calib_gpu.errors import StoreUnusable
 from calib_gpu.inspection import inspect_store
 from calib_gpu.inspection.check_l0 import check_l0
 from calib_gpu.store import system
 from calib_gpu.store.l0_write import L0Writer
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 from small_scan import SmallScan, small_scan, two_bands
 
 BAD, GOOD = 25651, 25650
@@ -256,3 +258,32 @@ def test_a_band_whose_folder_cannot_be_read_is_a_failure(tmp_path: Path) -> None
         ("scan_025650/band_LFA", "failed"),
     ]
     assert report.scans[1].message == "scan_025650/band_LFA: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("place", ["", "source", "calibration", "zarr.json", "source/data_5d/zarr.json"])
+def test_an_error_of_the_disk_is_not_taken_for_absence(tmp_path: Path, place: str, number: int) -> None:
+    """Whether something is there cannot be told: the scan fails by name, and does not vanish."""
+    lost = tmp_path / "l0.zarr" / f"scan_{BAD:06d}" / place
+    with FaultyDisk(lost, fail(number), calls=("stat",), lasting=True) as disk:
+        report = run_night(tmp_path, None, None)
+    assert disk.names
+    error = "ReadFailed" if number == errno.ESTALE else "Unreadable"
+    check_failed(tmp_path, report, error, (f"scan_{BAD:06d}", os.strerror(number)))
+
+
+def test_a_store_that_cannot_be_listed_is_unusable(tmp_path: Path) -> None:
+    l0 = small_scan(GOOD, shape=SHAPE).store(tmp_path / "l0.zarr")
+    with (
+        FaultyDisk(l0, fail(errno.ESTALE), calls=("scandir",), lasting=True),
+        pytest.raises(StoreUnusable, match="Stale file handle"),
+    ):
+        calib_gpu.calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+
+
+def test_bands_that_could_not_be_listed_once_do_not_vanish(tmp_path: Path) -> None:
+    l0 = two_bands(tmp_path / "l0.zarr")
+    with FaultyDisk(l0 / "scan_025650", fail(errno.EIO), at=0, calls=("scandir",)) as disk:
+        report = calib_gpu.calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1, pwv=0.6))
+    assert disk.names
+    assert {s.error for s in report.scans} == {"ReadFailed"}

@@ -79,6 +79,15 @@ def test_damaged_small_arrays(store: Path, damage: str) -> None:
     assert "source/elevation" in check_l0(store, SETTINGS, decode=False).problems[0]
 
 
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_missing_shard_is_one_line(store: Path, decode: bool) -> None:
+    """It holds a chunk a subscan; the file is named, not each of them."""
+    (shard,) = chunk_files(COUNTS(store))
+    shard.unlink()
+    (problem,) = check_l0(store, SETTINGS, decode=decode).problems
+    assert problem.startswith(f"scan_{BAD:06d}: source/data_5d: chunk is missing (value: {shard.name})")
+
+
 def test_every_damaged_file_is_named(store: Path) -> None:
     for group in ("source", "calibration"):
         flip_bit(chunk_files(inside(group, "data_5d")(store))[0], 333)

@@ -229,3 +229,23 @@ def test_wrong_kinds_of_input_are_told_apart(night: Path) -> None:
     assert "loads only: scan_025651" in done.stderr
     done = cli(night, "run", "night.zarr", "x.zarr", "--set", "eta_ff=0.9")
     assert "did you mean eta_f" in done.stderr
+
+
+def test_messages_name_what_was_given(night: Path) -> None:
+    (night / "file").write_text("")
+    (night / "a.fits").write_text("")
+    cli(night, "run", "night.zarr", "given.zarr", "--quiet")
+    for arguments, word in (
+        (("inspect", "nope.zarr"), "give the path of an L0 or L1 Zarr store"),
+        (("check", "nope.zarr"), "give the path of an L0 or L1 Zarr store"),
+        (("inspect", "given.zarr", "--scan", "99"), "scans of given.zarr: 25650,25652-25653"),
+        (("report", "given.zarr", "-o", "file/night.html"), "file/night.html: cannot"),
+        (("run", "night.zarr", "file/l1.zarr"), "file/l1.zarr: cannot write"),
+    ):
+        done = cli(night, *arguments)
+        assert word in done.stderr, done.stderr
+        assert ".tmp" not in done.stderr
+        assert "staging" not in done.stderr
+    done = cli(night, "ingest", "sdfits", "a.fits", "a.fits")
+    assert done.returncode == 64
+    assert "the last argument is the output store" in " ".join(done.stderr.replace("│", " ").split())

@@ -269,3 +269,17 @@ def test_a_published_scan_whose_document_cannot_be_read(night: Night, tmp_path: 
         assert str(document) in str(caught.value)
     night.run(l1, overwrite=True)
     night.check_whole(l1)
+
+
+def test_failures_that_cannot_be_listed_are_told(night: Night, tmp_path: Path) -> None:
+    """Scans are published all the same, and the exit code says that the list is not up to date."""
+    l1 = tmp_path / "l1.zarr"
+    with FaultyDisk(
+        tmp_path / "l1.zarr.run" / "failures", fail(errno.ESTALE), calls=("scandir",), lasting=True
+    ) as disk:
+        report = night.run(l1)
+    assert disk.names
+    assert report.exit_code == 73
+    night.check_whole_scans(l1)
+    assert night.run(l1).exit_code == 2
+    night.check_whole(l1)

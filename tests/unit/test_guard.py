@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from calib_gpu import Settings
-from calib_gpu.errors import Unreadable
+from calib_gpu.errors import ReadFailed, Unreadable
 from calib_gpu.store import guard
 from calib_gpu.store.guard import CodecError, Limits
 from calib_gpu.store.metadata import group_attrs
+from calib_gpu.store.strict_json import MAX_VALUES, parse_json
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
 
 def test_links_are_not_followed_even_where_no_folder_was_looked_through(tmp_path: Path) -> None:
@@ -25,6 +28,14 @@ def test_links_are_not_followed_even_where_no_folder_was_looked_through(tmp_path
     handle, size = guard.open_file(tmp_path / "real", "label")
     os.close(handle)
     assert size == 40
+
+
+def test_a_file_that_opens_but_tells_no_size_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "c.0").write_bytes(b"1")
+    before = os.listdir("/proc/self/fd")
+    with FaultyDisk(tmp_path, fail(errno.EIO), calls=("fstat",)), pytest.raises(ReadFailed, match="Input/output error"):
+        guard.open_file(tmp_path / "c.0", "label")
+    assert os.listdir("/proc/self/fd") == before  # the file is closed
 
 
 def test_limits_are_the_settings() -> None:
@@ -65,11 +76,21 @@ def test_what_is_shown_has_no_control_characters() -> None:
 @pytest.mark.parametrize("text", ["1e999", "NaN", "[Infinity]", '{"b": -Infinity}'])
 def test_numbers_that_are_none_are_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"^here"):
-        guard.parse_json(b'{"here": ' + text.encode() + b"}")
+        parse_json(b'{"here": ' + text.encode() + b"}")
 
 
 def test_numbers_that_are_some() -> None:
-    assert guard.parse_json(b'{"a": [1, -2.5e-300, 1e308, "NaN", null, "\\u00e9\\ud83d\\ude00"]}')["a"][1] == -2.5e-300
+    assert parse_json(b'{"a": [1, -2.5e-300, 1e308, "NaN", null, "\\u00e9\\ud83d\\ude00"]}')["a"][1] == -2.5e-300
+
+
+def test_a_document_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    """As many as are allowed are read, with the place of what is wrong among them; one more is not."""
+    most = b'{"a": [' + b"[]," * ((MAX_VALUES - 3) // 2) + b"1]}"
+    assert len(parse_json(most)["a"]) == (MAX_VALUES - 3) // 2 + 1
+    with pytest.raises(ValueError, match="more than 500000 values"):
+        parse_json(most.replace(b"1]", b"1,1,1,1]"))
+    with pytest.raises(ValueError, match=r"a\.1\.b: inf is not a number"):
+        parse_json(b'{"a": [' + b"[]," + b'{"b": 1e999}' + b",[]" * 40 + b"]}")
 
 
 def test_an_index_without_chunks_is_sound() -> None:

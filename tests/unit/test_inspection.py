@@ -154,3 +154,18 @@ def test_sizes_for_people() -> None:
     assert [size_text(n) for n in (0, 999, 1000, 65536, 999_600, 5e9, 2e13)] == [
         "0 B", "999 B", "1 kB", "65.5 kB", "1 MB", "5 GB", "20 TB",
     ]  # fmt: skip
+
+
+def test_one_band_is_not_called_double_sideband(tmp_path: Path) -> None:
+    from calib_gpu.qa.products import open_products
+    from calib_gpu.qa.sky_check import sidebands
+
+    for g_sig, kind, column in ((1.0, "SSB", "T_rec K"), (0.5, "DSB", "T_rec,DSB K")):
+        scan = small_scan(shape=(16, 2, 1, 1))
+        for name in ("gain_sig", "gain_img"):
+            del scan.source[name]
+        l0, l1 = scan.store(tmp_path / f"{kind}.zarr"), tmp_path / f"{kind}_l1.zarr"
+        settings = Settings(g_sig=g_sig, pwv=0.6, workers=1, quiet=True)
+        calibrate(l0, l1, settings)
+        assert sidebands(open_products(l1, ScanId(25650))) == kind
+        assert column in table(inspect_store(l0, ScanId(25650), settings), "loads (")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import zarr
 from calib_gpu import Settings
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import calibrate
+from calib_gpu.records import ScanId
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_write import L0Writer
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
+from invariant import tree
 from small_scan import SmallScan, small_scan
 
 SHAPE = (32, 2, 1, 1)
@@ -195,3 +199,85 @@ def test_the_index_holds_little_of_each_set(tmp_path: Path) -> None:
     (candidate,) = index.candidates
     assert set(candidate.group.arrays) == {"thot", "tcold"}
     assert candidate.group.attrs == {}
+
+
+# --- sets whose metadata cannot be read
+
+
+def broken_night(folder: Path, *scans: SmallScan) -> Path:
+    """Loads alone at 0 and 10 minutes (scans 1 and 2), and the scans given; nothing is calibrated yet."""
+    store = L0Writer(folder / "l0.zarr", {})
+    for scan in (scan_at(1, 0), scan_at(2, 10), *scans):
+        scan.write(store, with_source=scan.number > 2)
+    return folder / "l0.zarr"
+
+
+def test_damaged_metadata_of_the_nearest_set_are_told(tmp_path: Path) -> None:
+    l0 = broken_night(tmp_path, scan_at(3, 12, own=False), scan_at(4, 40), scan_at(5, 45), scan_at(6, 50, own=False))
+    (l0 / "scan_000002" / "calibration" / "thot" / "zarr.json").write_bytes(b"{")
+    report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+    told = {line.scan: [w for w in line.warnings if "damaged loads are passed over" in w] for line in report.scans}
+    assert [line.status for line in report.scans] == ["ok"] * 4
+    assert served_by(tmp_path, 3) == [1]
+    assert [len(told[f"scan_{k:06d}"]) for k in (3, 4, 5, 6)] == [1, 1, 0, 0]  # 4 may lack the set before its own
+    (text,) = told["scan_000003"]
+    assert text.startswith("damaged loads are passed over: scan_000002: calibration/thot/zarr.json: not valid JSON")
+    assert text in l1(tmp_path, 3).attrs["warnings"]
+    assert str(tmp_path) not in text
+
+
+def test_damaged_metadata_of_the_set_that_is_pointed_to_are_told(tmp_path: Path) -> None:
+    pointing = scan_at(9, 60, own=False)
+    pointing.source["lloadsn"] = np.full(5, 2, np.int32)
+    l0 = broken_night(tmp_path, scan_at(8, 55), pointing)
+    (l0 / "scan_000002" / "calibration" / "thot" / "zarr.json").write_bytes(b"{")
+    report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+    assert served_by(tmp_path, 9) == [8]
+    assert any("passed over: scan_000002: calibration/thot" in w for w in report.scans[-1].warnings)
+
+
+def test_where_all_loads_are_damaged_the_failure_says_so(tmp_path: Path) -> None:
+    l0 = broken_night(tmp_path, scan_at(3, 60, own=False))
+    (l0 / "scan_000002" / "calibration" / "thot" / "zarr.json").write_bytes(b"{")
+    report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+    assert [line.error for line in report.scans] == ["NoLoads"]
+    assert "damaged loads are passed over: scan_000002: calibration/thot" in report.scans[0].message
+
+
+@pytest.mark.parametrize("loads", ["nearest", "previous", "linear"])
+def test_loads_that_the_disk_does_not_give_fail_the_scans_that_might_need_them(tmp_path: Path, loads: str) -> None:
+    """Scans with loads of their own, and those with a sound set between, are what they would be without the error."""
+    l0 = broken_night(tmp_path, scan_at(3, 12, own=False), scan_at(4, 40), scan_at(5, 45), scan_at(6, 50, own=False))
+    options = Settings(workers=1, loads=loads)
+    calibrate(l0, tmp_path / "whole.zarr", options)
+    with FaultyDisk(l0 / "scan_000002", fail(errno.ESTALE), calls=("open",), lasting=True):
+        report = calibrate(l0, tmp_path / "l1.zarr", options)
+    assert [line.error for line in report.scans] == ["ReadFailed", "ReadFailed", "", ""]
+    assert "scan_000002: calibration" in report.scans[0].message
+    assert "Stale file handle" in report.scans[0].message
+    whole = tree(tmp_path / "whole.zarr")
+    published = {name: data for name, data in tree(tmp_path / "l1.zarr").items() if name != "failures.json"}
+    assert published.items() <= whole.items()
+    calibrate(l0, tmp_path / "l1.zarr", options)
+    assert tree(tmp_path / "l1.zarr") == whole
+
+
+@pytest.mark.parametrize("lost", ["scan_000001", "scan_000002", "scan_000003"])
+def test_done_scans_stay_done_where_the_disk_does_not_give_their_input(tmp_path: Path, lost: str) -> None:
+    l0 = broken_night(tmp_path, scan_at(3, 20, own=False))
+    calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+    with FaultyDisk(l0 / lost, fail(errno.ESTALE), calls=("open",), lasting=True):
+        report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1))
+    (line,) = report.scans
+    assert line.status == "skipped"
+    assert "cannot be told now" in line.warnings[0]
+
+
+def test_an_index_tries_again_what_the_disk_did_not_give(tmp_path: Path) -> None:
+    l0 = L0Store(broken_night(tmp_path))
+    with FaultyDisk(l0.path / "scan_000002", fail(errno.ESTALE), calls=("open",), lasting=True):
+        index = LoadIndex.of(l0, Settings())
+    assert index.not_given == [ScanId(2)]
+    index.add(l0, [], Settings())
+    assert index.not_given == []
+    assert [c.scan.number for c in index.candidates] == [1, 2]

@@ -9,13 +9,16 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_cli import cli
 from test_pipeline import night
 
+from calib_gpu import Settings
 from calib_gpu.errors import OutputError, Stopped
+from calib_gpu.inspection.check_l0 import check_l0
 from calib_gpu.observe.heartbeat import STUCK_S, Heartbeat
 from calib_gpu.observe.logs import JsonLines
 from calib_gpu.observe.metrics import METRICS, RunMetrics
@@ -27,6 +30,7 @@ from calib_gpu.stopping import Stop
 from calib_gpu.store import reads
 from calib_gpu.store.documents import dump_json, group_document
 from calib_gpu.store.publish import Publisher
+from calib_gpu.testing.faulty_disk import READS, Call, FaultyDisk
 
 
 def samples(path: Path) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
@@ -190,6 +194,49 @@ def test_reads_of_a_run_are_noted(tmp_path: Path) -> None:
     calibrate(night(tmp_path, (25650,)), tmp_path / "l1.zarr")
     files = sum(p.is_file() for p in (tmp_path / "l0.zarr" / "scan_025650").rglob("*"))
     assert reads.count() - before >= files
+    assert reads.longest() is None
+
+
+def test_no_call_that_may_hang_goes_unnoted(tmp_path: Path) -> None:
+    """Each call of a run, and of a check, that asks the disk of L0: a disk that is stuck there can be named."""
+    l0, unnoted = night(tmp_path, (25650, 25651)), set[str]()
+
+    def seen(call: Call) -> Any:
+        if threading.get_ident() not in reads._now:
+            unnoted.add(f"{call.name} {call.path.relative_to(tmp_path)}")
+        return call.go()
+
+    with FaultyDisk(l0, seen, calls=[name for name in READS if name != "fstat"], lasting=True) as disk:
+        calibrate(l0, tmp_path / "l1.zarr")
+        calibrate(l0, tmp_path / "l1.zarr")  # which looks whether the input is the same
+        check_l0(l0, Settings(workers=1), decode=False)
+    assert {"open", "read", "scandir", "stat"} <= set(disk.names)
+    assert unnoted == set()
+
+
+def test_reads_of_all_threads_are_counted() -> None:
+    def read() -> None:
+        for _ in range(2000):
+            with reads.noted("file"):
+                pass
+
+    before = reads.count()
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reads.count() - before == 8000
+    assert reads.count() - before == 8000  # asking changes nothing
+
+
+def test_a_read_within_another_is_the_one_that_is_named() -> None:
+    with reads.noted("/folder"):
+        with reads.noted("/folder/file"):
+            assert (read := reads.longest()) is not None
+            assert read.path == "/folder/file"
+        assert (read := reads.longest()) is not None
+        assert read.path == "/folder"
     assert reads.longest() is None
 
 

@@ -38,8 +38,10 @@ def check(
 
     Example: `calib-gpu check calibrated.zarr`, `calib-gpu check night.zarr --quick`
     """
+    from calib_gpu.store.kinds import refuse_no_folder
     from calib_gpu.store.l1_store import looks_like_l1
 
+    refuse_no_folder(store, "L0 or L1")
     if looks_like_l1(store):
         _check_l1(store)
     settings = build_settings({"require_checksum": require_checksum or None}, assignments, config, None)

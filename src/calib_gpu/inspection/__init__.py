@@ -10,7 +10,7 @@ from calib_gpu.inspection.l1 import l1_tables
 from calib_gpu.inspection.tables import Table, chosen
 from calib_gpu.records import ScanId
 from calib_gpu.settings import Settings
-from calib_gpu.store.kinds import kind_of
+from calib_gpu.store.kinds import kind_of, refuse_no_folder
 from calib_gpu.store.l0 import open_l0
 
 __all__ = ["Table", "inspect_store"]
@@ -26,6 +26,7 @@ def inspect_store(path: Path, which: ScanId | None, settings: Settings) -> list[
     ConfigError
         The scan is not in the store.
     """
+    refuse_no_folder(path, "L0 or L1")
     if kind_of(path) == "L1":
         return l1_tables(path, which)
     store = open_l0(path, settings)

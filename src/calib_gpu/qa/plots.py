@@ -18,7 +18,7 @@ from calib_gpu.pictures import refuse_picture, write_picture
 from calib_gpu.qa import quicklook
 from calib_gpu.qa.products import ScanProducts, choose, open_products
 from calib_gpu.qa.report.pack import text
-from calib_gpu.qa.sky_check import reference_subscans, sky_of
+from calib_gpu.qa.sky_check import reference_subscans, sidebands, sky_of
 from calib_gpu.records import Floats, ScanId
 from calib_gpu.store.l1_store import published_scans
 
@@ -254,7 +254,7 @@ def trec(canvas: Canvas) -> None:
         bad = products.pixel("bad_channels", r, a)
         _curve(upper, x, np.where(bad, np.nan, products.pixel("trec", r, a)), name)
         _curve(lower, x, np.nanmean(products.pixel("t_sys", r, a), axis=1), name)
-    upper.set_ylabel(f"T_rec (DSB, {text(products.attrs.get('trec_convention', ''))}), K")
+    upper.set_ylabel(f"T_rec ({sidebands(products)}, {text(products.attrs.get('trec_convention', ''))}), K")
     lower.set_ylabel(f"T_sys (on the {products.scale} scale), K")
     _legend(upper, len(shown))
 

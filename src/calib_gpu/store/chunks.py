@@ -46,6 +46,7 @@ class Scratch(threading.local):
         return held[:size]
 
 
+MISSING: Final = "chunk is missing"
 KEEP_BYTES: Final = 16 * 1024 * 1024
 _scratch = Scratch(KEEP_BYTES)
 
@@ -182,7 +183,7 @@ class ChunkedArray:
         if raw is None:
             if not self.absent_is_fill:
                 raise Unreadable(
-                    "chunk is missing",
+                    MISSING,
                     array=self.label,
                     value=name,
                     rule="every chunk must be there",

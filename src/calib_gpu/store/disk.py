@@ -75,7 +75,7 @@ def _ask(path: Path | str) -> int:
     try:
         return _mode(path)
     except OSError as error:
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
 
 
 def _mode(path: Path | str) -> int:
@@ -88,7 +88,8 @@ def _mode(path: Path | str) -> int:
         raise
 
 
-def _cannot_read(path: Path | str, error: OSError) -> OutputError:
+def cannot_read(path: Path | str, error: OSError) -> OutputError:
+    """The error of a call that asks."""
     return OutputError(f"cannot be read: {error.strerror}", array=str(path), fix="check the disk, then run again")
 
 
@@ -100,7 +101,7 @@ def entries(path: Path) -> list[str]:
     except OSError as error:
         if error.errno in _ABSENT:
             return []
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
 
 
 class OutputFile:
@@ -173,7 +174,9 @@ def replace_file(path: Path, data: bytes, folder: Path | None = None) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             system.unlink(temporary)
-        raise (error if isinstance(error, OutputError) else cannot_write(path, error)) from None
+        told = error if isinstance(error, OutputError) else cannot_write(path, error)
+        told.array = str(path)  # the file that was asked for, not the temporary one
+        raise told from None
 
 
 def append_line(path: Path, line: bytes) -> None:

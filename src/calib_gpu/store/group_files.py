@@ -63,22 +63,30 @@ class GroupFiles:
 
 def _walk(folder: str, depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
     """Path and status of all files, those of a folder before its folders, by name."""
-    folders = []
     if depth > guard.MAX_FOLDERS_DEEP:
         raise Unreadable("folders too deep", array=folder, rule=f"<= {guard.MAX_FOLDERS_DEEP}")
+    files, folders = _listed(folder)
+    yield from files
+    for path in folders:
+        yield from _walk(path, depth + 1)
+
+
+def _listed(folder: str) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
+    """Path and status of the files of a folder, and the folders in it, by name."""
+    files, folders = [], []
     try:
-        for entry in sorted(system.scandir(folder), key=lambda e: e.name):
-            guard.check_entry(entry, folder)
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            else:
-                yield entry.path, entry.stat(follow_symlinks=False)
+        with reads.noted(folder), system.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                guard.check_entry(entry, folder)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    files.append((entry.path, entry.stat(follow_symlinks=False)))
     except OSError as error:
         if isinstance(error, Unreadable):
             raise
         raise reads.failure(error, "cannot be read", array=str(error.filename or folder)) from None
-    for path in folders:
-        yield from _walk(path, depth + 1)
+    return files, folders
 
 
 def _read(path: str, size: int, digest: Any, room: int) -> bytes | None:

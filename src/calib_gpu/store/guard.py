@@ -1,14 +1,15 @@
 """What an input store may hold: the one place where names, files, sizes, JSON, codecs and chunks of others are judged.
 
 Other programs wrote the store, and it may have been damaged or made to harm. Nothing of it is believed, decoded or
-allocated before it has passed here: files are regular ones behind plain names and never links, documents are strict JSON,
-sizes are computed as whole numbers of any length, only codecs on the list are run, and a chunk says how large it gets
-before it is decoded. What breaks a rule raises :class:`calib_gpu.errors.Unreadable` or, inside a document or a chunk, a
-``ValueError`` that the caller puts the place to.
+allocated before it has passed here: files are regular ones behind plain names and never links, documents are strict JSON
+(:mod:`calib_gpu.store.strict_json`), sizes are computed as whole numbers of any length, only codecs on the list are run,
+and a chunk says how large it gets before it is decoded. What breaks a rule raises :class:`calib_gpu.errors.Unreadable` or,
+inside a document or a chunk, a ``ValueError`` that the caller puts the place to.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -48,7 +49,6 @@ class Limits:
 
 DEFAULT_LIMITS: Final = Limits()
 MAX_DOCUMENT_BYTES: Final = 16 << 20
-MAX_DEPTH: Final = 32
 MAX_RANK: Final = 32
 MAX_STRING_BYTES: Final = 1 << 24
 """Most bytes that a chunk of strings may decode to."""
@@ -98,20 +98,38 @@ def open_file(path: str | Path, label: str, value: str | None = None, what: str 
 
     ``label`` and ``value`` are what an error names as array and value, ``what`` the word it begins with.
     """
-    said = f"{what} " if what else ""
+    said, handle = f"{what} " if what else "", -1
     try:
         handle = system.open(path, OPEN_FLAGS)
+        status = system.fstat(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
-        if os.path.islink(path):
+        if handle >= 0:
+            system.close(handle)
+        elif error.errno == errno.ELOOP:
             raise Unreadable(f"{said}is a symbolic link", array=label, value=value, fix=_LINK_FIX) from None
         raise reads.failure(error, f"{said}cannot be read", array=label, value=value) from None
-    status = system.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         system.close(handle)
         raise Unreadable(f"{said}is not a regular file", array=label, value=value, rule="files and folders only")
     return handle, status.st_size
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything of this name, be it a link; :class:`Unreadable` if that cannot be told."""
+    return _status(path) is not None
+
+
+def _status(path: str | Path) -> os.stat_result | None:
+    """Status of what has this name, None if nothing has. Any error that does not say so is no answer, but raised."""
+    try:
+        with reads.noted(path):
+            return system.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise reads.failure(error, "cannot be read", array=str(path)) from None
 
 
 def check_entry(entry: os.DirEntry[str], folder: str) -> None:
@@ -130,7 +148,8 @@ def check_folders(root: Path, parts: Sequence[str]) -> None:
     path = root
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        status = _status(path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
             raise Unreadable("is a symbolic link", array=str(path), rule="no links below the store", fix=_LINK_FIX)
 
 
@@ -139,84 +158,18 @@ def encoded_limit(decoded: int) -> int:
     return 2 * decoded + (1 << 16)
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object in strict form: UTF-8, bounded size and depth, no NaN or Infinity, no duplicate keys, no lone surrogates.
-
-    Raises ``ValueError`` that says what is wrong and where in the document.
-    """
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise ValueError(f"document too large: {len(raw)} bytes, at most {MAX_DOCUMENT_BYTES}")
-    suspect = b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH
-    try:
-        text = raw.decode("utf-8")
-        try:
-            data = _DECODER.decode(text)
-        except _NotFinite:
-            data, suspect = json.loads(text), True
-    except RecursionError:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
-    except ValueError as error:
-        raise ValueError(f"not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError("not a JSON object")
-    if suspect:
-        _check_values(data)
-    return data
-
-
-class _NotFinite(Exception):
-    """A number that is NaN, infinite, or beyond a float."""
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _NotFinite
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {shown(twice)!r} twice in an object")
-    return found
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite)
-"""Made once: making one takes as long as a small document."""
-
-
-def _check_values(data: dict[str, Any]) -> None:
-    todo: list[tuple[str, Any, int]] = [("", data, 1)]
-    while todo:
-        path, node, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            for text in (key, value):
-                if isinstance(text, str) and not text.isascii() and _has_surrogate(text):
-                    raise ValueError(f"{path}{shown(str(key))}: half a surrogate pair in a text")
-            if isinstance(value, dict | list):
-                todo.append((f"{path}{shown(str(key))}.", value, depth + 1))
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{path}{shown(str(key))}: {value} is not a number of JSON; write null")
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+# --- attributes --------------------------------------------------------------------------------------------------------
 
 
 def check_attributes(attributes: Mapping[str, Any], n_raw: int, limits: Limits) -> None:
     """Refuse attributes of more than their limit; ``n_raw`` is the size of the document they stand in."""
-    if n_raw > limits.max_attribute_bytes:
-        size = len(json.dumps(attributes))
+    if n_raw <= limits.max_attribute_bytes:
+        return
+    size = 0
+    for piece in json.JSONEncoder().iterencode(attributes):  # all at once takes more memory than the attributes
+        size += len(piece)
         if size > limits.max_attribute_bytes:
-            raise ValueError(f"{size} bytes of attributes, at most {limits.max_attribute_bytes} (max_attribute_bytes)")
+            raise ValueError(f"attributes of more than {limits.max_attribute_bytes} bytes (max_attribute_bytes)")
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------

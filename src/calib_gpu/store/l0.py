@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class L0Store:
         self.path, self.limits = Path(path), limits
         self._digests: dict[tuple[str, str], str] = {}
         self._states: dict[str, bytes] = {}
+        self._unlisted: dict[ScanId, OSError] = {}
         refuse_no_folder(self.path, "L0")
         try:
             kind = node_kind(self.path)
@@ -52,12 +53,17 @@ class L0Store:
         """All scan groups and bands, in the order of their numbers; calibration-only ones too."""
         ids: list[ScanId] = []
         for entry in self._scan_folders()[0]:
-            number = int(entry.name.removeprefix("scan_"))
-            if _denied(entry.path) is not None:
-                ids.append(ScanId(number))  # the reader names the damage
-                continue
-            bands = sorted(b.name for b in os.scandir(entry.path) if BAND_NAME.fullmatch(b.name) and _is_band(b))
-            ids += [ScanId(number, band) for band in bands] or [ScanId(number)]
+            scan = ScanId(int(entry.name.removeprefix("scan_")))
+            try:
+                with reads.noted(entry.path), system.scandir(entry.path) as found:
+                    bands = sorted(b.name for b in found if BAND_NAME.fullmatch(b.name) and _is_band(b))
+                    system.stat(f"{entry.path}/.")
+            except (FileNotFoundError, NotADirectoryError):
+                bands = []
+            except OSError as error:
+                self._unlisted.setdefault(scan, error)  # the reader names the damage
+                bands = []
+            ids += [ScanId(scan.number, band) for band in bands] or [scan]
         return sorted(ids)
 
     def strange_scans(self) -> dict[str, Unreadable]:
@@ -68,21 +74,26 @@ class L0Store:
         """The folders of scans, and what only looks like one."""
         folders: list[os.DirEntry[str]] = []
         strange: dict[str, Unreadable] = {}
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                is_folder, named = entry.is_dir(follow_symlinks=False), guard.scan_number(entry.name) is not None
-                if is_folder and named:
-                    folders.append(entry)
-                elif named or (guard.looks_like_scan(entry.name) and not entry.is_file(follow_symlinks=False)):
-                    what = (
-                        "is a symbolic link" if entry.is_symlink() else "is no folder" if named else "not a scan's name"
-                    )
-                    rule = "scan_NNNNNN, a folder of the store itself"
-                    strange[guard.shown(entry.name)] = Unreadable(what, rule=rule, fix="rename it, or move it away")
-                if len(folders) + len(strange) > self.limits.max_scans:
-                    rule = f"<= {self.limits.max_scans} (max_scans)"
-                    raise StoreUnusable("too many scans", array=str(self.path), rule=rule)
+        for entry in self._entries():
+            is_folder, named = entry.is_dir(follow_symlinks=False), guard.scan_number(entry.name) is not None
+            if is_folder and named:
+                folders.append(entry)
+            elif named or (guard.looks_like_scan(entry.name) and not entry.is_file(follow_symlinks=False)):
+                what = "is a symbolic link" if entry.is_symlink() else "is no folder" if named else "not a scan's name"
+                rule = "scan_NNNNNN, a folder of the store itself"
+                strange[guard.shown(entry.name)] = Unreadable(what, rule=rule, fix="rename it, or move it away")
+            if len(folders) + len(strange) > self.limits.max_scans:
+                rule = f"<= {self.limits.max_scans} (max_scans)"
+                raise StoreUnusable("too many scans", array=str(self.path), rule=rule)
         return folders, dict(sorted(strange.items()))
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        """What is in the store's folder."""
+        try:
+            with reads.noted(self.path), system.scandir(self.path) as entries:
+                yield from entries
+        except OSError as error:
+            raise StoreUnusable(f"cannot be read: {error.strerror}", array=str(self.path), fix="run again") from None
 
     def has(self, scan: ScanId, group: str) -> bool:
         """True if the scan has a ``source`` or ``calibration``, be it a sound one or not: the reader names the damage.
@@ -90,12 +101,23 @@ class L0Store:
         True also where that cannot be told, for the folder of the scan cannot be read: no scan may be left out in silence.
         """
         try:
-            system.stat(self.path / scan.path / group, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return any(_denied(self.path / folder.path) is not None for folder in (ScanId(scan.number), scan))
-        except OSError:
+            return self.holds(scan, group)
+        except Unreadable:
             return True
-        return True
+
+    def holds(self, scan: ScanId, group: str) -> bool:
+        """True if the scan has a ``source`` or ``calibration``; :class:`Unreadable` if that cannot be told."""
+        found = guard.is_there(self.path / scan.path / group)
+        if not found:
+            for folder in {ScanId(scan.number), scan}:
+                self._check_listed(folder)
+        return found
+
+    def _check_listed(self, scan: ScanId) -> None:
+        """:class:`Unreadable` if the folder of a scan or band cannot be listed, or could not when its bands were sought."""
+        error = self._unlisted.get(scan) or _denied(self.path / scan.path)
+        if error is not None:
+            raise reads.failure(error, "cannot be read", array="")
 
     def scan_attrs(self, scan: ScanId) -> dict[str, Any]:
         """Attributes of the store, those of the scan over them, those of the band over these."""
@@ -110,9 +132,8 @@ class L0Store:
     def _attrs_of(self, scan: ScanId) -> dict[str, Any]:
         folder = self.path / scan.path
         guard.check_folders(self.path, Path(scan.path).parts)
-        if (error := _denied(folder)) is not None:
-            raise reads.failure(error, "cannot be read", array="")
-        if not any(os.path.lexists(folder / name) for name in GROUP_NODES):
+        self._check_listed(scan)
+        if not any(guard.is_there(folder / name) for name in GROUP_NODES):
             raise Unreadable("document of the group is missing", array=str(folder), rule="zarr.json (or .zgroup)")
         return group_attrs(folder, limits=self.limits)
 
@@ -172,8 +193,8 @@ def _digest(attrs: Mapping[str, Any], files: GroupFiles) -> str:
 def _denied(folder: str | os.PathLike[str]) -> OSError | None:
     """Why the entries of a folder cannot be listed or reached; None if they can, or if there is no such folder."""
     try:
-        list(system.scandir(folder))
-        system.stat(f"{os.fspath(folder)}/.")
+        with reads.noted(folder), system.scandir(folder):
+            system.stat(f"{os.fspath(folder)}/.")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -187,5 +208,5 @@ def _is_band(entry: os.DirEntry[str]) -> bool:
         return True
     try:
         return entry.is_dir() and (_denied(entry.path) is not None or node_kind(Path(entry.path)) == "group")
-    except Unreadable:
+    except OSError:
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import struct
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard, reads, system
+from calib_gpu.store import guard, reads, strict_json, system
 from calib_gpu.store.guard import DEFAULT_LIMITS, Limits, dims
 
 NODES: Final = ("zarr.json", ".zarray")
@@ -82,15 +81,19 @@ class ArrayMeta:
 def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
-        with reads.noted(path):
-            raw = _document_bytes(path)
+        raw = _document_bytes(path)
     try:
-        return guard.parse_json(raw)
+        return strict_json.parse_json(raw)
     except ValueError as error:
         raise Unreadable(str(error), array=str(path), fix="the store is damaged; copy it again") from None
 
 
 def _document_bytes(path: Path) -> bytes:
+    with reads.noted(path):
+        return _read(path)
+
+
+def _read(path: Path) -> bytes:
     try:
         handle, size = guard.open_file(path, str(path))
     except FileNotFoundError as error:
@@ -113,16 +116,16 @@ def _document_bytes(path: Path) -> bytes:
 
 def has_array(path: Path) -> bool:
     """True if there is a document that should be an array's, without reading it."""
-    return any(os.path.lexists(f"{path}/{name}") for name in NODES)
+    return any(guard.is_there(f"{path}/{name}") for name in NODES)
 
 
 def node_kind(path: Path) -> str:
     """``array``, ``group`` or an empty string for what is not a Zarr node."""
-    if os.path.lexists(path / "zarr.json"):
+    if guard.is_there(path / "zarr.json"):
         return str(read_json(path / "zarr.json").get("node_type", ""))
-    if os.path.lexists(path / ".zarray"):
+    if guard.is_there(path / ".zarray"):
         return "array"
-    return "group" if os.path.lexists(path / ".zgroup") else ""
+    return "group" if guard.is_there(path / ".zgroup") else ""
 
 
 def group_attrs(
@@ -130,9 +133,9 @@ def group_attrs(
 ) -> dict[str, Any]:
     """Attributes of a group, v3 or v2; ``held`` are its files that were read before."""
     document, version_3 = path / "zarr.json", True
-    if "zarr.json" not in held and not os.path.lexists(document):
+    if "zarr.json" not in held and not guard.is_there(document):
         document, version_3 = path / ".zattrs", False
-        if document.name not in held and not os.path.lexists(document):
+        if document.name not in held and not guard.is_there(document):
             return {}
     raw = held[document.name] if document.name in held else _document_bytes(document)
     found = read_json(document, raw)
@@ -161,7 +164,7 @@ def array_meta(
     path: Path, held: Mapping[str, bytes] = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
 ) -> ArrayMeta:
     """Metadata of the array in folder ``path``; ``held`` are its files that were read before."""
-    version_3 = "zarr.json" in held or os.path.lexists(path / "zarr.json")
+    version_3 = "zarr.json" in held or guard.is_there(path / "zarr.json")
     document = path / ("zarr.json" if version_3 else ".zarray")
     raw = held[document.name] if document.name in held else _document_bytes(document)
     found = read_json(document, raw)

@@ -55,7 +55,11 @@ class Publisher:
         self._gate, self._closed = threading.Lock(), False
         self._handles: dict[Path, int] = {}
         self._refuse_foreign(overwrite=overwrite)
-        disk.make_dirs(self.run / "staging")
+        try:
+            disk.make_dirs(self.run / "staging")
+        except OutputError as error:
+            error.array, error.rule = str(l1), f"{self.run.name} is made beside it"
+            raise
         self._remove_leftovers()
         self._staging, self._lock = self._claim()
         try:

@@ -5,9 +5,7 @@ Noting a read costs two entries of a dictionary, which is little beside opening 
 
 from __future__ import annotations
 
-import copy
 import errno
-import itertools
 import threading
 import time
 from types import TracebackType
@@ -21,7 +19,8 @@ PASSING: Final = frozenset(
 """Errors of the system that say nothing about the file: it may be read the next time."""
 
 _now: dict[int, tuple[object, float]] = {}
-_ended = itertools.count()
+_ended = 0
+_counting = threading.Lock()
 
 
 class Read(NamedTuple):
@@ -32,21 +31,28 @@ class Read(NamedTuple):
 
 
 class noted:
-    """The block reads this path (anything whose text is the path)."""
+    """The block reads this path (anything whose text is the path). Within a block the innermost one counts."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_around", "_path")
 
     def __init__(self, path: object) -> None:
         self._path = path
 
     def __enter__(self) -> None:
-        _now[threading.get_ident()] = (self._path, time.monotonic())
+        thread = threading.get_ident()
+        self._around = _now.get(thread)
+        _now[thread] = (self._path, time.monotonic())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _now.pop(threading.get_ident(), None)
-        next(_ended)
+        global _ended
+        if self._around is None:
+            _now.pop(threading.get_ident(), None)
+        else:
+            _now[threading.get_ident()] = self._around
+        with _counting:
+            _ended += 1
 
 
 def failure(error: OSError, what: str, *, array: str, value: object = None) -> Unreadable:
@@ -66,4 +72,4 @@ def longest() -> Read | None:
 
 def count() -> int:
     """How many reads have ended since the process began."""
-    return next(copy.copy(_ended))
+    return _ended

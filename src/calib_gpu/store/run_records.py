@@ -118,14 +118,17 @@ class RunRecords:
         return [entry for entries in found.values() for entry in entries]
 
     def _state(self) -> dict[str, tuple[int, int]]:
-        """Name, number and time of the file of each failure."""
+        """Name, number and time of the file of each failure; OutputError if they cannot be listed."""
         found = {}
-        with contextlib.suppress(FileNotFoundError), system.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(".json"):
-                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                        status = entry.stat()
-                        found[entry.name] = (status.st_ino, status.st_mtime_ns)
+        try:
+            with contextlib.suppress(FileNotFoundError), system.scandir(self._folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".json"):
+                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                            status = entry.stat()
+                            found[entry.name] = (status.st_ino, status.st_mtime_ns)
+        except OSError as error:
+            raise disk.cannot_read(self._folder, error) from None
         return found
 
 

@@ -65,7 +65,8 @@ def read_rows(
     grids[axis] = range(1)
     total = 0
     try:
-        handle = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with reads.noted(folder):
+            handle = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         handle = -1  # no file can be opened there: the usual way says why
     try:

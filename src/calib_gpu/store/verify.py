@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.errors import Unreadable
-from calib_gpu.store import guard, system
-from calib_gpu.store.chunks import ChunkedArray, Scratch
+from calib_gpu.errors import ReadFailed, Unreadable
+from calib_gpu.store import guard, reads, system
+from calib_gpu.store.chunks import MISSING, ChunkedArray, Scratch
 from calib_gpu.store.guard import CodecError
 from calib_gpu.store.metadata import Layout
 
@@ -58,9 +58,16 @@ def _decoded(array: ChunkedArray, layout: Layout, coords: Coords) -> Iterator[st
         try:
             array.read(region, out)
         except Unreadable as error:
-            yield str(error)
-            if "shard index" in error.what:
-                return
+            missing = layout.sharded and error.what == MISSING and _index(array, layout, coords) is None
+            yield str(Unreadable(MISSING, array=array.label, value=layout.key(coords)) if missing else error)
+            if missing or "shard index" in error.what or isinstance(error, ReadFailed):
+                return  # of the file as a whole: one line, not one for each chunk in it
+
+
+def _index(array: ChunkedArray, layout: Layout, coords: Coords) -> NDArray[np.uint64] | None:
+    """The index of a shard; None if there is no such file."""
+    per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
+    return array.shard_index(layout, layout.key(coords), per_shard)
 
 
 def _buffer(shape: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -79,12 +86,12 @@ def _looked_at(array: ChunkedArray, layout: Layout, coords: Coords) -> Iterator[
 
 def _shard_looked_at(array: ChunkedArray, layout: Layout, coords: Coords) -> Iterator[str]:
     per_shard = tuple(c // i for c, i in zip(layout.chunk, layout.inner, strict=True))
-    index = array.shard_index(layout, layout.key(coords), per_shard)
+    index = _index(array, layout, coords)
     for inner in _inner(array, layout, coords):
         within = tuple(i % p for i, p in zip(inner, per_shard, strict=True))
         if not array.absent_is_fill and (index is None or int(index[within][0]) == guard.ABSENT):
             name = layout.key(coords) if index is None else f"{layout.key(coords)} inner chunk {within}"
-            yield str(Unreadable("chunk is missing", array=array.label, value=name))
+            yield str(Unreadable(MISSING, array=array.label, value=name))
             if index is None:
                 return
 
@@ -92,19 +99,27 @@ def _shard_looked_at(array: ChunkedArray, layout: Layout, coords: Coords) -> Ite
 def _header_looked_at(array: ChunkedArray, layout: Layout, name: str) -> None:
     """Refuse a file that is missing, or that says of itself another size than the metadata."""
     try:
-        handle, length = guard.open_file(f"{array.path}/{name}", array.label, name, "chunk")
+        with reads.noted(f"{array.path}/{name}"):
+            head, tail, length = _ends(array, name)
     except FileNotFoundError:
         if not array.absent_is_fill:
-            raise Unreadable("chunk is missing", array=array.label, value=name) from None
+            raise Unreadable(MISSING, array=array.label, value=name) from None
         return
-    try:
-        head, tail = system.pread(handle, 18, 0), system.pread(handle, 4, max(0, length - 4))
-    finally:
-        system.close(handle)
     try:
         _check_header(layout, head, tail, length)
     except CodecError as error:
         raise Unreadable(f"chunk is cut short or corrupt: {error}", array=array.label, value=name) from None
+
+
+def _ends(array: ChunkedArray, name: str) -> tuple[bytes, bytes, int]:
+    """The first 18 bytes of a file, its last four, and its length."""
+    handle, length = guard.open_file(f"{array.path}/{name}", array.label, name, "chunk")
+    try:
+        return system.pread(handle, 18, 0), system.pread(handle, 4, max(0, length - 4)), length
+    except OSError as error:
+        raise reads.failure(error, "chunk cannot be read", array=array.label, value=name) from None
+    finally:
+        system.close(handle)
 
 
 def _check_header(layout: Layout, head: bytes, tail: bytes, length: int) -> None:

@@ -89,6 +89,12 @@ def _attributes(count: int) -> Apply:
     return lambda store: attributes(SCAN, **{f"a{k}": k for k in range(count)})(store)
 
 
+def _many_values(value: str, count: int | None = None) -> Apply:
+    """An attribute that is a list of one value many times: so often that the document has 15 MiB, if it is not said."""
+    n = (15 << 20) // (len(value) + 1) if count is None else count
+    return lambda store: text(SCAN, '"attributes": {', f'"attributes": {{"many": [{f"{value}," * n}{value}], ')(store)
+
+
 def _huge_chunk(store: Path) -> None:
     one_chunk(COUNTS, [BYTES, ZSTD], bytes)(store)
     sparse(1 << 40)(SHARD(store))
@@ -141,6 +147,11 @@ JSON: Final = {
         text(SCAN, '"attributes": {', '"attributes": {"deep": ' + "[" * 100_000 + "]" * 100_000 + ", "),
         ("zarr.json", "nested deeper"),
     ),
+    "5 * 10^6 empty lists": Hostile(_many_values("[]"), ("zarr.json", "more than 500000 values")),
+    "5 * 10^6 empty objects": Hostile(_many_values("{}"), ("zarr.json", "more than 500000 values")),
+    "7 * 10^6 numbers": Hostile(_many_values("0"), ("zarr.json", "more than 500000 values")),
+    "3 * 10^6 texts": Hostile(_many_values('"ab"'), ("zarr.json", "more than 500000 values")),
+    "490000 texts": Hostile(_many_values('"ab"', 490_000), ("scan_025651", "max_attribute_bytes")),
     "duplicate key": Hostile(text(COUNTS, '"shape":', '"shape": [1], "shape":'), ("data_5d", "shape", "twice")),
     "bare NaN": Hostile(attributes(SCAN, seeing=float("nan")), ("seeing", "nan", "null")),
     "bare Infinity": Hostile(attributes(SCAN, seeing=[float("inf")]), ("seeing", "inf")),

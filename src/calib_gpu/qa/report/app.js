@@ -68,7 +68,7 @@ function nightPlots() {
   place.replaceChildren(
     figure("Water vapour", water.length ? nightChart(water, bands, width, "PWV, mm", "PWV over the night") : nothing(dry ? "No water vapour was used: not corrected for the atmosphere." : "No scan has a water vapour."),
       water.length ? "Bar: scatter over the OFFs of the scan, or the error of the fit; red: at a bound or a fallback." : ""),
-    figure("Receiver temperature", node("div", {}, trec.length ? nightChart(trec, bands, width, "T_rec (DSB), K", "T_rec over the night") : nothing("No scan has a T_rec."), names),
+    figure("Receiver temperature", node("div", {}, trec.length ? nightChart(trec, bands, width, `T_rec (${[...new Set(trec.map((s) => s.sidebands))].join(", ")}), K`, "T_rec over the night") : nothing("No scan has a T_rec."), names),
       trec.length ? "Median over the pixels; bar: least to largest." : ""),
   );
 }

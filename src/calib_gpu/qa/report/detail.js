@@ -191,7 +191,7 @@ function detail(record, width) {
     node("div", { class: "two" }, figure("Score: the least of these counts", tableOf(["check", "score", "why"], checks, [], "checks"), ""),
       figure("What it was made with", facts, notes.length ? notes.join("; ") : "No warnings.")),
     node("h2", {}, "Pixels"), ...pixelTable(record),
-    node("h2", {}, "Receiver temperature T_rec (DSB), K"), panels(record, "trec", "T_rec"),
+    node("h2", {}, `Receiver temperature T_rec (${record.sidebands}), K`), panels(record, "trec", "T_rec"),
     node("h2", {}, "System temperature T_sys, K"), panels(record, "tsys", "T_sys"),
     node("h2", {}, `Mean spectrum ${record.scale}, K${record.corrected ? "" : " (not corrected for the atmosphere)"}`), panels(record, "spectrum", record.scale),
     node("p", { class: "note" }, `Line: mean of ${Math.ceil(record.shape[0] / record.bad.n[1])} channels; shaded: least to largest; red: bad channels. Press a panel to enlarge it.`),

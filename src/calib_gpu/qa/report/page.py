@@ -147,6 +147,7 @@ def _point(row: Mapping[str, Any]) -> dict[str, Any]:
         "trec",
         "trecEnds",
         "corrected",
+        "sidebands",
     )
     return {name: row[name] for name in names}
 

@@ -17,6 +17,7 @@ from calib_gpu.qa.products import ScanProducts
 from calib_gpu.qa.report import pack
 from calib_gpu.qa.report.drawing import Sizes, drawn
 from calib_gpu.qa.report.score import Score, band_of, score_scan
+from calib_gpu.qa.sky_check import sidebands
 from calib_gpu.records import Floats
 from calib_gpu.store.l0_group import is_finite
 
@@ -55,7 +56,7 @@ def _head(products: ScanProducts, names: list[str], score: Score) -> dict[str, A
     record: dict[str, Any] = {
         "id": pack.text(products.scan), "source": pack.text(attrs.get("source_name") or ""),
         "mode": pack.text(attrs.get("obs_mode") or ""), "score": _score(score), "facts": _facts(products),
-        "scale": products.scale, "corrected": products.corrected,
+        "scale": products.scale, "sidebands": sidebands(products), "corrected": products.corrected,
         "signal": [pack.number(first / 1e9, 10), pack.number(last / 1e9, 10)],
         "shape": list(products.shape), "pixels": names, "columns": _columns(products),
         "flags": _flags(products), "warnings": [pack.text(w) for w in _list(attrs.get("warnings"))],
@@ -107,6 +108,7 @@ def _row(products: ScanProducts, score: Score, record: dict[str, Any]) -> dict[s
         "trecEnds": [pack.number(v) for v in ends], "tsys": _median(products.metric("tsys_median")),
         "rms": _median(products.metric("rms_ratio")), "flagged": None if flagged is None else pack.number(np.nanmean(flagged)),
         "corrected": products.corrected, "telescope": pack.text(attrs.get("telescope") or ""),
+        "sidebands": record["sidebands"],
     }  # fmt: skip
 
 
