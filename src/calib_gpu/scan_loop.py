@@ -126,12 +126,13 @@ class ScanLoop:
 
     def compare(self, scan: ScanId, done: dict[str, Any]) -> tuple[ScanReport, str]:
         """The line of a scan that is published with the attributes ``done``, and how it is done differently, if it is."""
-        line, reason = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))), ""
+        line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
         try:
             reason = self.runner.difference(done)
             if not reason and (better := self.runner.better_loads(scan, done)):
                 line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
         except ReadFailed as error:  # what is done is whole, whatever the disk does now
+            reason = ""
             line.warnings.append(f"done; whether its input is still the same cannot be told now: {error}")
         except CalibError as error:
             reason = f"its input can no longer be read: {error}"
