@@ -25,7 +25,7 @@ from calib_gpu.stopping import Stop
 from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.publish import Publisher
 from calib_gpu.store.run_records import RunRecords
-from calib_gpu.workers import Workers, usable_cores
+from calib_gpu.workers import Workers, default_workers
 
 log = logging.getLogger("calib_gpu")
 
@@ -114,7 +114,7 @@ class Session:
             self.publisher = Publisher(l1, store.path.name, settings.numeric(), overwrite=settings.overwrite)
             closing.callback(self.publisher.close)
             self.records = RunRecords(l1, self.publisher.run, self.publisher.replace_file)
-            self.workers = Workers(settings.workers or usable_cores())
+            self.workers = Workers(settings.workers or default_workers())
             closing.callback(self.workers.close)
             self._closing = closing.pop_all()
         if stop is not None:

@@ -169,7 +169,9 @@ class Settings:
     )
     level: int = _knob(-1, "zstd level of L1 (blosc: 1 to 9)", low=-7, high=19, numeric=False)
     backend: str = _knob("auto", "where the arithmetic runs", choices=("auto", "numpy", "cupy"), numeric=False)
-    workers: int = _knob(0, "worker threads; 0: one per core that the process may use", low=0, high=1024, numeric=False)
+    workers: int = _knob(
+        0, "worker threads; 0: one per core that the process may use, 8 at most", low=0, high=1024, numeric=False
+    )
     memory: int = _knob(
         144 * MIB, "memory for the arrays of a scan and the tile buffers", "bytes", low=16 * MIB, numeric=False
     )

@@ -37,6 +37,9 @@ KEPT_BYTES = 32 * 1024 * 1024
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
+MOST_BY_DEFAULT = 8
+"""Beyond this many threads a run gets slower: they wait for the interpreter (docs/performance.md)."""
+
 STOP_LATENCY_S = 0.2
 """How long a thread waits for others without a look at what they have done."""
 
@@ -45,6 +48,11 @@ def usable_cores() -> int:
     """Cores that this process may use: fewer than the machine has in a container or a batch job."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Worker threads of a run that asks for no number."""
+    return min(usable_cores(), MOST_BY_DEFAULT)
 
 
 def _keep_freed_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -48,6 +49,8 @@ def register(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``calib-gpu`` and leave with its exit code (see :class:`calib_gpu.errors.Exit`)."""
+    # before NumPy is loaded: its small solves take threads of BLAS, which only spin beside the workers
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     register(sys.argv[1:] if arguments is None else arguments)
     warnings_to_stderr()
     try:

@@ -17,7 +17,7 @@ from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.verify import chunk_problems
-from calib_gpu.workers import Workers, usable_cores
+from calib_gpu.workers import Workers, default_workers
 
 GROUPS = ("source", "calibration")
 
@@ -53,7 +53,7 @@ def check_l0(
         The store cannot be opened.
     """
     store = open_l0(path, settings)
-    found, workers = Findings(), Workers(settings.workers or usable_cores())
+    found, workers = Findings(), Workers(settings.workers or default_workers())
     found.problems += [f"{name}: {error}" for name, error in store.strange_scans().items()]
     found.doubts += list(_ignored(store))
     ids = store.scan_ids()

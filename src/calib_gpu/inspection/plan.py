@@ -15,7 +15,7 @@ from calib_gpu.settings import Settings
 from calib_gpu.store.l0 import open_l0
 from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.tile_plan import TilePlan, device_plan
-from calib_gpu.workers import usable_cores
+from calib_gpu.workers import default_workers
 
 COLUMNS = (
     "scan",
@@ -41,7 +41,7 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
         The store, or a scan of it, cannot be read.
     """
     store = open_l0(path, settings)
-    workers = settings.workers or usable_cores()
+    workers = settings.workers or default_workers()
     rows, most = [], 0
     for scan in select_scans(store, numbers):
         source = store.group(scan, "source")
