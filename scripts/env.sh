@@ -1,5 +1,5 @@
 # Shared by scripts/demo and scripts/test: finds a Python >= 3.11, makes and reuses .venv, installs the package.
-# Usage: . scripts/env.sh EXTRAS   (e.g. "fits" or "dev"). PYTHON=/path/to/python and VENV=folder override.
+# Usage: . scripts/env.sh EXTRAS   (e.g. "fits,plot" or "dev"). PYTHON=/path/to/python and VENV=folder override.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$top/.venv}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -16,7 +16,9 @@ from calib_gpu import stream
 from calib_gpu.backend.base import TileResult
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.backend.tile import TileLayout
+from calib_gpu.encoded import TileEncoder, TileFrames
 from calib_gpu.physics.calibration import SampleRule
+from calib_gpu.store import codecs
 from calib_gpu.testing.host import SeenLock, run_threads
 from calib_gpu.testing.schedule import Schedule
 from calib_gpu.testing.sim import SimDevice
@@ -66,7 +68,9 @@ CASES = [[case(100 * lane + i, a=1 + (i + lane) % 2, n_dump=4 + i % 2) for i in 
 
 
 @contextlib.contextmanager
-def tiles_on(device: SimDevice, slots: int, module: ModuleType = stream) -> Iterator[Any]:
+def tiles_on(
+    device: SimDevice, slots: int, module: ModuleType = stream, encoder: TileEncoder | None = None
+) -> Iterator[Any]:
     """DeviceTiles whose locks the checker sees."""
     workers = Workers(1)
     tiles = module.DeviceTiles(device, workers)
@@ -74,7 +78,7 @@ def tiles_on(device: SimDevice, slots: int, module: ModuleType = stream) -> Iter
     tiles._order = SeenLock(device)
     layouts = [c.layout for lane in CASES for c in lane]
     try:
-        tiles.allocate(max(layouts, key=lambda layout: layout.output.nbytes), slots)
+        tiles.allocate(max(layouts, key=lambda layout: layout.output.nbytes), slots, None, encoder)
         yield tiles
     finally:
         workers.close()
@@ -93,6 +97,8 @@ def run_lane(tiles: Any, lane: list[Case], wrong: list[str], fail_after: int | N
         out = job.finish()
         if out.spectra.tobytes() != c.spectra or out.flags.tobytes() != c.flags or not same(out.result, c.result):
             wrong.append(f"a tile of {c.layout} differs")
+        if out.frames is not None and decoded(out.frames, c.layout) != c.spectra:
+            wrong.append(f"the frames of a tile of {c.layout} hold something else")
         flight.popleft()[1].release()
 
     try:
@@ -113,6 +119,16 @@ def run_lane(tiles: Any, lane: list[Case], wrong: list[str], fail_after: int | N
             job.release()
 
 
+def decoded(frames: TileFrames, layout: TileLayout) -> bytes:
+    """What the chunks of a tile hold, as any reader finds it, pixel by pixel."""
+    out, chunk = b"", np.empty(layout.n_channel * layout.block * layout.spectra.itemsize, np.uint8)
+    for i, j in np.ndindex(layout.r, layout.a):
+        for data in frames.pixel(i, j):
+            codecs.decode(("zstd", "crc32c"), data, chunk)
+            out += chunk.tobytes()
+    return out
+
+
 def same(a: TileResult, b: TileResult) -> bool:
     return all(
         np.array_equal(getattr(a, name), getattr(b, name)) for name in ("flag_counts", "invalid", "dump_present")
@@ -121,12 +137,12 @@ def same(a: TileResult, b: TileResult) -> bool:
 
 def run_tiles(
     schedule: Schedule, slots: int, n_lane: int, *, check: str = "raise", module: ModuleType = stream,
-    fail_after: int | None = None,
+    fail_after: int | None = None, encoder: Callable[[SimDevice], TileEncoder] | None = None,
 ) -> list[str]:  # fmt: skip
     """All lanes, each in a thread of its own; what is wrong, in words. The first lane may fail; the others go on."""
     device = SimDevice(schedule, check=check, threads=True)
     wrong: list[str] = []
-    with tiles_on(device, slots, module) as tiles:
+    with tiles_on(device, slots, module, None if encoder is None else encoder(device)) as tiles:
         limits = [fail_after] + [None] * (n_lane - 1)
         lanes = [partial(run_lane, tiles, lane, wrong, n) for lane, n in zip(CASES, limits, strict=False)]
         with contextlib.suppress(LaneFails):

@@ -5,6 +5,7 @@
 >>> scan = calib_gpu.open_l1("calibrated.zarr", 25650)  # doctest: +SKIP
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from calib_gpu.pipeline import RunReport, calibrate
     from calib_gpu.settings import Settings
     from calib_gpu.view import open_l1
+
+logging.getLogger("calib_gpu").addHandler(logging.NullHandler())  # who uses the library says where log lines go
 
 __all__ = [
     "CalibError",

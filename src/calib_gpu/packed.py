@@ -17,8 +17,6 @@ on the host: that gives the same numbers, or the same error, as without a device
 from __future__ import annotations
 
 import itertools
-import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -40,13 +38,12 @@ from calib_gpu.backend.decoder import (
 from calib_gpu.backend.device import Block, Device, Event, HostBlock, Stream, View
 from calib_gpu.backend.tile import TileLayout
 from calib_gpu.errors import ConfigError, Unreadable
+from calib_gpu.fallbacks import Fallbacks
 from calib_gpu.records import Counts, Tile
 from calib_gpu.store.frames import FRAME_ALIGNMENT, FrameSource, frame_source
 from calib_gpu.store.guard import CodecError
 
 NOT_PRECISE: Final = "the setting precision counts the dumps of each pixel on the host"
-MOST_REASONS: Final = 4
-"""Reasons that the report of a scan names."""
 
 
 class Declined(Exception):
@@ -149,14 +146,13 @@ class PackedTile:
 
 @dataclass
 class PackedReader:
-    """Reads the tiles of one scan; ``declined`` counts, by reason, those that the host decoded."""
+    """Reads the tiles of one scan; ``declined`` counts those that the host decoded."""
 
     device: Device
     decoder: Decoder
     files: DeviceFiles | None
     source: FrameSource
-    declined: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    declined: Fallbacks = field(default_factory=lambda: Fallbacks("gpu_reader", "tiles decoded on the host"))
 
     def device_bytes(self, largest: TileLayout) -> int:
         """Memory of the device that a slot takes besides, for tiles up to this one."""
@@ -199,8 +195,7 @@ class PackedReader:
 
     def decline(self, reason: str) -> None:
         """Count a tile that the host decodes."""
-        with self._lock:
-            self.declined[reason] += 1
+        self.declined.add(reason)
 
     def _read(
         self, slot: Slot, own: PackedSlot, layout: TileLayout, tile: Tile, memory: NDArray[np.uint8]
@@ -233,10 +228,7 @@ class PackedReader:
 
     def notes(self) -> list[str]:
         """Which tiles the host decoded after all, for the most frequent reasons."""
-        reasons = sorted(self.declined.items(), key=lambda item: (-item[1], item[0]))
-        if (more := sum(n for _, n in reasons[MOST_REASONS:])) > 0:
-            reasons = [*reasons[:MOST_REASONS], ("other reasons", more)]
-        return [f"gpu_reader: {n} tiles decoded on the host: {reason}" for reason, n in reasons]
+        return self.declined.notes()
 
 
 class _Room:

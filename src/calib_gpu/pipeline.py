@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from calib_gpu.backend import Backend, choose_backend
+from calib_gpu.encoded import Encoders
 from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import ScanId
@@ -108,6 +109,7 @@ class Session:
             self.backend, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
             if backend is None:
                 closing.callback(self.backend.close)
+            Encoders(settings.codec_used, self.backend.device)  # what it lacks is told before there is an output
             self.report = RunReport(str(store.path), str(l1), self.backend.describe(), reason)
             log.info("backend: %s (%s)", self.report.backend, reason)
             self.publisher = Publisher(l1, store.path.name, settings.numeric(), overwrite=settings.overwrite)

@@ -1,28 +1,29 @@
-"""The loop over the scans of a run: prefetch of the next scan, resume, failures, report lines."""
+"""The loop over the scans of a run: prefetch of the next scan, writing of the one before, resume, failures, report lines."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 
 from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, ReadFailed, ScanFailure, Stopped
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress, RunReport, ScanReport, summary_line, timing_line
-from calib_gpu.scan_run import LoadedScan, ScanRunner, timed
-from calib_gpu.store import disk
+from calib_gpu.scan_run import CalibratedScan, LoadedScan, ScanRunner, timed
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.publish import Publisher
 from calib_gpu.store.run_records import RunRecords
 from calib_gpu.workers import STOP_LATENCY_S, WORTH_SHARING, Workers
+from calib_gpu.write_behind import WriteBehind
 
 log = logging.getLogger("calib_gpu")
 
 
 class ScanLoop:
-    """The loop over scans: the next one is loaded while the current one is calibrated.
+    """The loop over scans: the next one is loaded, and the one before written, while the current one is calibrated.
 
     ``report`` gets a line for each scan. ``unchanged`` is called with a scan before it is published, and raises if its
     input is no longer what was read.
@@ -56,7 +57,7 @@ class ScanLoop:
 
     def each(self, todo: Sequence[ScanId]) -> None:
         """Calibrate scans one after the other; raises :class:`Stopped`, a failure of a scan is noted in its line."""
-        with ThreadPoolExecutor(1, thread_name_prefix="calib-prefetch") as prefetcher:
+        with ThreadPoolExecutor(1, thread_name_prefix="calib-prefetch") as prefetcher, WriteBehind() as behind:
             futures: dict[ScanId, tuple[ScanReport, Future[LoadedScan]]] = {}
 
             def prefetch(scans: Iterable[ScanId]) -> None:
@@ -68,10 +69,20 @@ class ScanLoop:
             for k, scan in enumerate(todo):
                 line, future = futures.pop(scan)
                 following = todo[k + 1 : k + 2]
-                failed = self._try(line, partial(self._one, scan, future, partial(prefetch, following), not following))
+                staged = _Staged(scan, line, self.publisher)
+                failed = self._try(
+                    line, partial(self._calibrate, staged, future, partial(prefetch, following), behind, not following)
+                )
                 if following and following[0] not in futures and not isinstance(failed, DeviceLost):
                     prefetch(following)
-                self.finish(line)
+                with staged.discarded_on_error():
+                    behind.wait()  # reports are in the order of the scans
+                    if line.status != "failed":
+                        self.runner.workers.check()
+                if line.status != "failed":
+                    behind.begin(partial(self._complete, staged))
+                else:
+                    self.finish(line)
                 if isinstance(failed, DeviceLost):
                     raise Stopped("nothing in this process can use the GPU any more")
 
@@ -122,7 +133,10 @@ class ScanLoop:
         if others:
             log.warning("%d scan(s) of this store keep other settings: %s", len(others), ", ".join(others[:5]))
 
-    def _one(self, scan: ScanId, future: Future[LoadedScan], prefetch_next: Callable[[], None], last: bool) -> None:
+    def _calibrate(
+        self, staged: _Staged, future: Future[LoadedScan], prefetch_next: Callable[[], None], behind: WriteBehind,
+        last: bool,
+    ) -> None:  # fmt: skip
         loaded = _result(future, self.runner.workers)
         c, d, r, a, _ = loaded.scan.source.shape
         samples = c * d * r * a * len(loaded.pairing.on)
@@ -130,17 +144,25 @@ class ScanLoop:
             prefetch_next()
         else:
             last = True
-        self.progress.begin(str(scan), samples)
-        staged = self.publisher.stage(scan)
-        try:
-            self.runner.calibrate(loaded, staged, self.progress.advance, last=last)
+        self.progress.begin(str(staged.scan), samples)
+        others = int(not last) + int(behind.busy)
+        with staged.discarded_on_error():
+            staged.calibrated = self.runner.calibrate(loaded, staged.folder, self.progress.advance, others=others)
+
+    def _complete(self, staged: _Staged) -> None:
+        """Write what is left of a scan, publish and report it."""
+        self._try(staged.line, partial(self._publish, staged))
+        self.finish(staged.line)
+
+    def _publish(self, staged: _Staged) -> None:
+        with staged.discarded_on_error():
+            assert staged.calibrated is not None
+            self.runner.write(staged.calibrated)
             if self.unchanged is not None:
-                self.unchanged(scan)
-            with timed(loaded.report, "write"):
-                self.publisher.publish(scan, staged, overwrite=self.overwrite)
-        except BaseException:
-            disk.remove_tree(staged)
-            raise
+                self.unchanged(staged.scan)
+            with timed(staged.line, "write"):
+                self.publisher.publish(staged.scan, staged.folder, overwrite=self.overwrite)
+            staged.line.stage = ""
 
     def _try(self, line: ScanReport, work: Callable[[], None]) -> CalibError | None:
         """Run the work of one scan; a failure is noted in its report line and returned, not raised. A stop is raised."""
@@ -161,8 +183,6 @@ class ScanLoop:
             log.exception("%s: internal error in stage %s", line.scan, line.stage)
             line.status, line.error = "failed", "InternalError"
             line.message = f"{line.scan}: internal error in stage {line.stage}: {type(error).__name__}: {error}"
-        else:
-            line.stage = ""
         return None
 
     def finish(self, line: ScanReport) -> None:
@@ -180,6 +200,29 @@ class ScanLoop:
                 log.info("%s", summary_line(line), extra={"data": {"scan": line.scan}})
             log.info("%s", timing_line(line), extra={"data": line.as_dict()})
         self.progress.end(line)
+
+
+class _Staged:
+    """A scan on its way into the store: its report line, its staging folder, and what was calculated of it."""
+
+    def __init__(self, scan: ScanId, line: ScanReport, publisher: Publisher) -> None:
+        self.scan, self.line, self._publisher = scan, line, publisher
+        self.calibrated: CalibratedScan | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The staging folder, made when it is asked for first."""
+        return self._publisher.stage(self.scan)
+
+    @contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Remove the folder where its scan fails, before the next one needs the space."""
+        try:
+            yield
+        except BaseException:
+            if "folder" in vars(self):
+                self._publisher.discard(self.folder)
+            raise
 
 
 def done_differently(l1: Path, scans: Sequence[str]) -> ConfigError:

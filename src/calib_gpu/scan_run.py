@@ -16,21 +16,22 @@ import numpy as np
 from calib_gpu._version import __version__
 from calib_gpu.backend.base import Backend
 from calib_gpu.backend.numpy_ import NumpyBackend
+from calib_gpu.encoded import CODEC, Encoders, TileEncoder, host_codec
 from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
 from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
 from calib_gpu.modes import Mode
-from calib_gpu.packed import PackedReaders
+from calib_gpu.packed import PackedReader, PackedReaders
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
-from calib_gpu.records import Loads, OffSpectra, Pairing, Scan, ScanId
+from calib_gpu.records import Atmosphere, Loads, OffSpectra, Pairing, Receiver, Scan, ScanId
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.schema import Flag
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import fit_atmosphere
-from calib_gpu.stages.calibrate import ScanTiles
+from calib_gpu.stages.calibrate import ScanTiles, TileTotals
 from calib_gpu.stages.load import LoadSetCache, Reader, open_scan, read_load_set, read_offs
-from calib_gpu.stages.prepare import pair_subscans, prepare
-from calib_gpu.stages.resolve import receiver, resolve
+from calib_gpu.stages.prepare import Factors, pair_subscans, prepare
+from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.stages.write import exposures, scan_attributes, write_loads, write_scan_arrays
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.group_files import tree_digest
@@ -62,6 +63,21 @@ class LoadedScan:
     inputs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class CalibratedScan:
+    """What stage calibrate hands on: all tiles are in the staging folder, the rest of the scan is still to be written."""
+
+    loaded: LoadedScan
+    rx: Receiver
+    resolved: ResolvedLoads
+    atmosphere: Atmosphere
+    factors: Factors
+    qa: dict[str, Any]
+    writer: ScanWriter
+    sample: DumpSample
+    totals: TileTotals
+
+
 class ScanRunner:
     """Runs single scans: everything that lasts longer than one scan is held here."""
 
@@ -91,6 +107,7 @@ class ScanRunner:
         self._host_tiles = HostTiles(backend, workers)
         self._device_tiles = None if backend.device is None else DeviceTiles(backend.device, workers)
         self._packed = PackedReaders(settings.gpu_reader, backend.device)
+        self._encoders = Encoders(settings.codec_used, backend.device)
 
     def _inputs_of(self, scan: ScanId, expected: tuple[ScanId, ...], used: tuple[ScanId, ...]) -> dict[str, Any]:
         """Digests of what a scan is made of, and the load sets that it would use first, as metadata alone tell."""
@@ -158,10 +175,12 @@ class ScanRunner:
             inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
-    def calibrate(self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None], *, last: bool) -> None:
-        """Stages resolve to write: the finished scan lies in ``folder``, ready to be published.
+    def calibrate(
+        self, loaded: LoadedScan, folder: Path, on_tile: Callable[[int], None], *, others: int
+    ) -> CalibratedScan:
+        """Stages resolve to calibrate; what belongs to all tiles of a scan is written by :meth:`write`.
 
-        ``last`` tells that no other scan is loaded meanwhile.
+        ``others`` is the number of scans in memory beside this one: one is loaded, one is written meanwhile.
         """
         settings, report, scan = self.settings, loaded.report, loaded.scan
         with timed(report, "resolve"):
@@ -181,19 +200,26 @@ class ScanRunner:
         c, d, n_r, n_a, _ = scan.source.shape
         shape = (c, d, n_r, n_a, len(loaded.pairing.on))
         with timed(report, "write"):
-            writer = ScanWriter(
-                folder, shape, settings.dtype, Compressor(settings.codec_used, settings.level), settings.level
-            )
+            compressor = Compressor(host_codec(settings.codec_used), settings.level)
+            writer = ScanWriter(folder, shape, settings.dtype, compressor, settings.level)
             writer.write_streamed_documents(corrected=atmosphere.status != "none", bits=settings.precision_bits)
             write_loads(writer, scan, resolved, rx, settings)
         sample = DumpSample(shape, self.arrays)
         with timed(report, "calibrate"):
-            tiles, plan = self._tiles(loaded, last)
+            tiles, plan = self._tiles(loaded, others, compressor)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
-            if isinstance(tiles, DeviceTiles) and tiles.packed is not None:
-                report.notes += tiles.packed.notes()
+            if isinstance(tiles, DeviceTiles):
+                report.notes += [note for part in (tiles.packed, tiles.encoder) if part for note in part.notes()]
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
+        return CalibratedScan(loaded, rx, resolved, atmosphere, factors, qa, writer, sample, totals)
+
+    def write(self, done: CalibratedScan) -> None:
+        """The rest of stage write: the finished scan lies in its folder; may run while another scan is calibrated."""
+        loaded, rx, resolved, atmosphere, factors = done.loaded, done.rx, done.resolved, done.atmosphere, done.factors
+        settings, report, scan, qa = self.settings, loaded.report, loaded.scan, done.qa
+        writer, totals = done.writer, done.totals
+        c, d, n_r, n_a, _ = scan.source.shape
         with timed(report, "write"):
             on, ref = exposures(factors, loaded.offs, totals.present)
             write_scan_arrays(writer, factors, atmosphere, settings, on, ref)
@@ -201,7 +227,7 @@ class ScanRunner:
                 writer.write("quantum", totals.quantum, ("R", "A", "S"))
             bandwidth = abs(scan.source.tuning.spacing) * settings.enbw
             qa |= metrics.sky_metrics(atmosphere, factors)
-            qa |= metrics.spectrum_metrics(sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
+            qa |= metrics.spectrum_metrics(done.sample, metrics.Exposure(on, ref, bandwidth), factors, rx, atmosphere)
             n_pixel = c * d * len(loaded.pairing.on)
             qa["nan_fraction"] = totals.invalid / n_pixel
             qa["fill_fraction"] = totals.flag_counts[..., FILL_BIT] / n_pixel
@@ -253,25 +279,21 @@ class ScanRunner:
         report.notes.append(f"{report.stage}: {text}")
         log.warning("%s: %s", report.scan, report.notes[-1])
 
-    def _tiles(self, loaded: LoadedScan, last: bool) -> tuple[Tiles, TilePlan]:
-        """Where the tiles of a scan are calculated, and how it is cut: smaller where the memory of a device is short."""
+    def _tiles(self, loaded: LoadedScan, others: int, compressor: Compressor) -> tuple[Tiles, TilePlan]:
+        """Where the tiles of a scan are calculated, and how it is cut."""
         source, report, dtype = loaded.scan.source, loaded.report, self.settings.dtype
-        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, last))
+        on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, others))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
-        report.notes += notes
+        encoder, more = self._encoders.of(on_host.largest, compressor)
+        report.notes += [*notes, *more]
         if self._device_tiles is None:
             return self._host_tiles, on_host
-        beside = None if packed is None else packed.device_bytes
-        offs, scans = self._off_bytes(loaded), 1 if last else 2
-        plan: TilePlan | None = device_plan(source, self.settings, offs, scans, self.workers.count, beside)
-        while plan is not None:
-            try:
-                self._device_tiles.allocate(plan.largest, plan.slots, packed)
-            except OutOfDeviceMemory as error:
-                self._note(report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
-                plan = plan.smaller()
-            else:
-                return self._device_tiles, plan
+        plan = self._on_device(loaded, others, self._device_tiles, packed, encoder)
+        if plan is None and encoder is not None:
+            self._note(report, f"codec={CODEC}: encoded on the host, for no tile fits the GPU with its frames")
+            plan = self._on_device(loaded, others, self._device_tiles, packed, None)
+        if plan is not None:
+            return self._device_tiles, plan
         if self.settings.backend != "auto":
             raise OutOfMemory(
                 "no tile fits the GPU", array="device memory", value=self.settings.device_memory or None,
@@ -280,12 +302,30 @@ class ScanRunner:
         self._note(report, "no tile fits the GPU: this scan is calibrated on the host")
         return HostTiles(self._host, self.workers), on_host
 
-    def _tile_bytes(self, loaded: LoadedScan, last: bool) -> int:
-        """Bytes for the buffers of a tile: what the arrays of this scan (and the next) leave of the memory, per worker."""
+    def _on_device(
+        self, loaded: LoadedScan, others: int, tiles: DeviceTiles, packed: PackedReader | None,
+        encoder: TileEncoder | None,
+    ) -> TilePlan | None:  # fmt: skip
+        """Allocate slots on the device, for smaller tiles where its memory is short; None if none fits."""
+        parts = [part for part in (packed, encoder) if part is not None]
+        plan: TilePlan | None = device_plan(
+            loaded.scan.source, self.settings, self._off_bytes(loaded), 1 + others, self.workers.count,
+            lambda largest: sum(part.device_bytes(largest) for part in parts), encoded=encoder is not None,
+        )  # fmt: skip
+        while plan is not None:
+            try:
+                tiles.allocate(plan.largest, plan.slots, packed, encoder)
+            except OutOfDeviceMemory as error:
+                self._note(loaded.report, f"tiles of {plan.slot_bytes} bytes do not fit: halved ({error})")
+                plan = plan.smaller()
+            else:
+                return plan
+        return None
+
+    def _tile_bytes(self, loaded: LoadedScan, others: int) -> int:
+        """Bytes for the buffers of a tile: what the arrays of this scan and the others leave of the memory, per worker."""
         n = self.workers.count
-        return tile_bytes(
-            self.settings.memory, loaded.scan.source.shape, self._off_bytes(loaded), n, 1 if last else 2, n
-        )
+        return tile_bytes(self.settings.memory, loaded.scan.source.shape, self._off_bytes(loaded), n, 1 + others, n)
 
     @staticmethod
     def _off_bytes(loaded: LoadedScan) -> list[int]:

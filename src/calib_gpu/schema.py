@@ -199,7 +199,9 @@ L1_ARRAYS: Final = (
     _row("frequency_image", "C", "float64", "Hz", "image frequency"),
     _row("gamma", "C R A", "float64", "K", "load temperature difference on the T_A* scale"),
     _row("gain", "C R A", "float64", "1/K", "receiver gain: counts per K at the receiver input", ours=True),
-    _row("trec", "C R A", "float64", "K", "double-sideband receiver noise temperature"),
+    _row(
+        "trec", "C R A", "float64", "K", "receiver noise temperature, double-sideband unless only one band is received"
+    ),
     _row("bad_channels", "C R A", "bool", "", "channels that the loads show to be bad"),
     _row("pwv", "R A", "float64", "mm", "water vapour fitted to each pixel alone (pwv_scope per_pixel)"),
     _row("airmass", "S", "float64", "", "airmass used for the transmission"),

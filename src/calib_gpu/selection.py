@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from calib_gpu.errors import ConfigError, ScanFailure
 from calib_gpu.records import ScanId
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
 from calib_gpu.store.guard import scan_number
 from calib_gpu.store.l0 import L0Store
+
+LISTED: Final = 100
+"""Most characters of a list of scans in a message."""
 
 
 def is_science(store: L0Store, scan: ScanId) -> bool:
@@ -39,15 +43,33 @@ def select_scans(store: L0Store, numbers: Sequence[int] | None) -> list[ScanId]:
     if numbers is not None:
         missing = sorted(set(numbers) - {scan.number for scan in ids})
         if missing:
-            have = f"{ids[0].number} to {ids[-1].number}" if ids else "none"
             raise ConfigError(
                 "not in the store",
                 array="--scans",
                 value=", ".join(map(str, missing[:10])),
-                rule=f"scans of {store.path.name}: {have}",
+                rule=f"scans of {store.path.name}: {known(ids)}",
             )
         ids = [scan for scan in ids if scan.number in set(numbers)]
     return [scan for scan in ids if is_science(store, scan)]
+
+
+def scans_text(numbers: Sequence[int]) -> str:
+    """Numbers as option ``--scans`` takes them: neighbours as ranges."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def known(ids: Sequence[ScanId]) -> str:
+    """Which scans there are, for a message: what is absent between them is not named, and a long list is cut."""
+    text = scans_text(sorted({scan.number for scan in ids})) or "none"
+    if len(text) <= LISTED:
+        return text
+    return f"{text[:LISTED].rpartition(',')[0]},...,{text.rpartition(',')[2]}"
 
 
 def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> list[str]:

@@ -163,8 +163,8 @@ class Settings:
     # how it is run: changes no number
     codec: str = _knob(
         "auto",
-        "compression of the spectra; auto: zstd, with precision blosc_lz4",
-        choices=("auto", "zstd", "blosc_zstd", "blosc_lz4"),
+        "compression of the spectra; auto: zstd, with precision blosc_lz4; nvcomp_zstd: zstd, on the GPU",
+        choices=("auto", "zstd", "blosc_zstd", "blosc_lz4", "nvcomp_zstd"),
         numeric=False,
     )
     level: int = _knob(-1, "zstd level of L1 (blosc: 1 to 9)", low=-7, high=19, numeric=False)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from calib_gpu.errors import CalibError, ConfigError, StoreUnusable
 from calib_gpu.records import ScanId
-from calib_gpu.selection import select_scans
+from calib_gpu.selection import scans_text, select_scans
 from calib_gpu.store import disk
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l1_store import published_scans
@@ -147,17 +147,6 @@ def array_size(array: str, costs: Mapping[int, int]) -> tuple[int, int | None]:
         raise ConfigError("not a size of an array", array="--array", value=array, rule=rule)
     wanted = math.ceil(sum(costs.values()) / TASK_BYTES) if match[1] == "auto" else int(match[1])
     return max(1, min(wanted, len(costs), MAX_TASKS)), int(match[2]) if match[2] else None
-
-
-def scans_text(numbers: Sequence[int]) -> str:
-    """Numbers as option ``--scans`` takes them: neighbours as ranges."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
 # --- submitting

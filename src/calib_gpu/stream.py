@@ -13,7 +13,8 @@ Three events a slot keep the order::
     host               fill                                                                    synchronize downloaded -> encode
 
 A free slot needs no wait before it is filled again: its last user has waited for ``downloaded``, which comes after all else.
-Counts that go up compressed take another way to ``uploaded``: :mod:`calib_gpu.packed`.
+Counts that go up compressed take another way to ``uploaded``: :mod:`calib_gpu.packed`. Spectra that are encoded there come
+down before ``downloaded``, too: :mod:`calib_gpu.encoded`.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.backend.base import Backend, TileResult
-from calib_gpu.backend.device import Block, Device, Event, HostBlock
+from calib_gpu.backend.device import Device
 from calib_gpu.backend.kernels import KERNELS
 from calib_gpu.backend.tile import TileLayout, load_kernel
+from calib_gpu.encoded import TileEncoder, TileFrames
 from calib_gpu.errors import DeviceLost, OutOfDeviceMemory
-from calib_gpu.packed import PackedReader, PackedSlot, PackedTile
+from calib_gpu.packed import PackedReader, PackedTile
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Floats, Tile
+from calib_gpu.slot import Slot, make_slot
 from calib_gpu.workers import STOP_LATENCY_S, Workers, read_counts
-
-T = TypeVar("T", bound=Block)
 
 DEVICE_TILES_AHEAD: Final = 2
 """Tiles of a lane in flight: while one is on the device the next one is decoded."""
@@ -59,11 +60,15 @@ class TileInput:
 
 @dataclass(frozen=True)
 class TileOutput:
-    """``spectra`` and ``flags`` [R,A,B,C,d] until the job is released, and what the tile adds to the totals."""
+    """``spectra`` and ``flags`` [R,A,B,C,d] until the job is released, and what the tile adds to the totals.
+
+    ``frames`` are the spectra as the device has encoded them, where it does.
+    """
 
     spectra: NDArray[Any]
     flags: NDArray[np.uint16]
     result: TileResult
+    frames: TileFrames | None = None
 
 
 class Job(Protocol):
@@ -137,26 +142,6 @@ class _HostJob:
         """The buffers belong to the thread."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Buffers and events of one tile on its way through a device; ``packed`` where its counts may go up compressed."""
-
-    pinned_in: HostBlock
-    device_in: Block
-    device_out: Block
-    pinned_out: HostBlock
-    uploaded: Event
-    computed: Event
-    downloaded: Event
-    packed: PackedSlot | None = None
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """All its memory."""
-        more = () if self.packed is None else self.packed.blocks
-        return self.pinned_in, self.device_in, self.device_out, self.pinned_out, *more
-
-
 class DeviceTiles:
     """Tiles on a device: three streams, and slots that are allocated once, for the largest tile.
 
@@ -179,9 +164,14 @@ class DeviceTiles:
         self._order = threading.Lock()
         self._failed: BaseException | None = None
         self.packed: PackedReader | None = None
+        self.encoder: TileEncoder | None = None
 
-    def allocate(self, largest: TileLayout, count: int, packed: PackedReader | None = None) -> None:
-        """``count`` slots for tiles up to this one; what fits already is kept. ``packed`` reads them, if not the host.
+    def allocate(
+        self, largest: TileLayout, count: int, packed: PackedReader | None = None, encoder: TileEncoder | None = None
+    ) -> None:
+        """``count`` slots for tiles up to this one; what fits already is kept.
+
+        ``packed`` reads the tiles and ``encoder`` encodes their spectra, if not the host.
 
         Raises
         ------
@@ -189,38 +179,21 @@ class DeviceTiles:
             They do not fit; there are none then.
         """
         n_in, n_out = largest.input.nbytes, largest.output.nbytes
-        self.packed = packed
+        self.packed, self.encoder = packed, encoder
         fits = all(s.pinned_in.nbytes >= n_in and s.pinned_out.nbytes >= n_out for s in self._slots)
         fits = fits and (packed is None or all(packed.fits(s.packed, largest) for s in self._slots))
+        fits = fits and (encoder is None or all(encoder.fits(s.encoding, largest) for s in self._slots))
         if fits and len(self._slots) == len(self._free) == count:
             return
         self.free()
         try:
             load_kernel(self.device, largest)  # now, and not when the slots have taken the memory
             for _ in range(count):
-                self._slots.append(self._slot(largest))
+                self._slots.append(make_slot(self.device, largest, packed, encoder))
         except BaseException:
             self.free()
             raise
         self._free.extend(self._slots)
-
-    def _slot(self, largest: TileLayout) -> Slot:
-        device, packed, blocks = self.device, self.packed, list[Block]()
-        n_in, n_out = largest.input.nbytes, largest.output.nbytes
-
-        def own(block: T) -> T:
-            blocks.append(block)
-            return block
-
-        try:
-            return Slot(
-                own(device.pinned(n_in)), own(device.empty(n_in)), own(device.empty(n_out)), own(device.pinned(n_out)),
-                device.event(), device.event(), device.event(), None if packed is None else packed.slot(largest, own),
-            )  # fmt: skip
-        except BaseException:
-            for block in blocks:
-                device.release(block)
-            raise
 
     def free(self) -> None:
         """Give all slots back; no tile may be in flight."""
@@ -280,6 +253,8 @@ class DeviceTiles:
             device.wait(self.download, slot.computed)
             if packed is not None:
                 packed.download(self.download)
+            if self.encoder is not None:
+                self.encoder.enqueue(slot, layout, self.download)
             device.download(slot.pinned_out, slot.device_out, layout.output.nbytes, self.download)
             device.record(slot.downloaded, self.download)
 
@@ -342,9 +317,10 @@ class _DeviceJob:
             self._unpack()
             self._begin()
             return self.finish()
-        layout, memory = self._layout, self._slot.pinned_out.read()
+        layout, memory, encoder = self._layout, self._slot.pinned_out.read(), self._tiles.encoder
         spectra, flags = (layout.output.array(name, memory) for name in ("spectra", "flags"))
-        return TileOutput(spectra, flags, layout.result(memory))
+        frames = None if encoder is None else encoder.frames(self._slot, layout, spectra)
+        return TileOutput(spectra, flags, layout.result(memory), frames)
 
     def release(self) -> None:
         if self._state == "in flight":  # a failure elsewhere in the lane: the device may still be at work on the slot

@@ -41,7 +41,7 @@ def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: 
     parts
         Tiles that are held at a time.
     scans
-        Scans that are held at a time: 2 while the next one is loaded.
+        Scans that are held at a time: up to 3, while the next one is loaded and the one before is written.
     workers
         Number of workers; each has a quarter of its share in any case.
     """
@@ -53,18 +53,20 @@ def tile_bytes(memory: int, shape: tuple[int, ...], offs: Sequence[int], parts: 
 
 def device_plan(
     source: CountGroup, settings: Settings, offs: Sequence[int], scans: int, workers: int,
-    beside: Callable[[TileLayout], int] | None = None,
+    beside: Callable[[TileLayout], int] | None = None, *, encoded: bool = False,
 ) -> TilePlan:  # fmt: skip
     """How a scan is cut for a device; parameters as those of :func:`tile_bytes` and :class:`TilePlan`.
 
-    A slot is as large in page-locked memory as on the device. Where the smallest tile is large there are fewer slots than
+    A slot is as large in page-locked memory as on the device, and holds the spectra once more if they come down ``encoded``,
+    too. Where the smallest tile is large there are fewer slots than
     workers ask for, so that ``memory`` holds, but no less than one for each stream and one to fill.
     """
     slots = settings.slots or workers + SPARE_SLOTS
     budget = tile_bytes(settings.memory, source.shape, offs, slots, scans, workers)
-    plan = TilePlan.of(source, settings.dtype, budget, slots, beside)
+    plan = TilePlan.of(source, settings.dtype, budget, slots, beside, encoded=encoded)
     if not settings.slots:
-        plan = replace(plan, slots=min(slots, max(SPARE_SLOTS + 1, settings.memory // plan.slot_bytes)))
+        pinned = plan.slot_bytes + (plan.largest.spectra_bytes if encoded else 0)
+        plan = replace(plan, slots=min(slots, max(SPARE_SLOTS + 1, settings.memory // pinned)))
     return plan.within(settings.device_memory or sys.maxsize)
 
 
@@ -84,11 +86,11 @@ class TilePlan:
     @classmethod
     def of(
         cls, source: CountGroup, dtype: str, tile_bytes: int, slots: int = 0,
-        beside: Callable[[TileLayout], int] | None = None,
+        beside: Callable[[TileLayout], int] | None = None, *, encoded: bool = False,
     ) -> TilePlan:  # fmt: skip
-        """Tiles of at most so many bytes of counts, spectra and flags; at least one pixel is taken."""
+        """Tiles of at most so many bytes of counts, spectra (once more if ``encoded``) and flags; at least one pixel."""
         kind = np.dtype(dtype)
-        sample_bytes = source.counts.dtype.itemsize + kind.itemsize + 2
+        sample_bytes = source.counts.dtype.itemsize + kind.itemsize * (2 if encoded else 1) + 2
         plan = cls(source, kind, Blocks.plan(source, sample_bytes, tile_bytes, CHANNEL_BYTES), slots, beside)
         while plan.largest.size[1] > MOST_PIXELS and (smaller := plan.smaller()) is not None:
             plan = smaller

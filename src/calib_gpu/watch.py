@@ -89,6 +89,7 @@ def watch(
     """
     with Session(L0Store(l0), l1, settings, progress, stop) as session:
         watcher = Watcher(session, l0, pace, clock)
+        watcher.tell_begin()
         try:
             watcher.until_over(stop)
         except Stopped:
@@ -117,6 +118,19 @@ class Watcher:
             reasons = {scan: told(publisher.done(scan) or {}) for scan in published_scans(publisher.path)}
         if differing := [f"{scan} ({reason})" for scan, reason in reasons.items() if reason]:
             raise done_differently(publisher.path, differing)
+
+    def tell_begin(self) -> None:
+        """Say what is watched, when a scan is taken, and how it ends: for minutes nothing else may be said."""
+        pace, n = self._pace, len(L0Store(self._l0).scan_ids())
+        ends = "Ctrl-C ends" + (
+            "" if pace.until_idle is None else f", and nothing happening for {pace.until_idle:g} s does"
+        )
+        log.info(
+            "watching %s: %d scan(s) seen; a scan is taken when it is marked complete or unchanged for %g s; "
+            "looked at every %g s; %s", self._l0, n, pace.settle, pace.poll, ends,
+            extra={"data": {"store": str(self._l0), "scans_seen": n, "settle_s": pace.settle, "poll_s": pace.poll,
+                            "until_idle_s": pace.until_idle}},
+        )  # fmt: skip
 
     def until_over(self, stop: Stop) -> None:
         """Look and calibrate until nothing has happened for a while; raises :class:`Stopped` where ``stop`` is set."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -27,6 +29,14 @@ CHANNEL_BYTES = 80
 WORTH_SHARING = 4 * 1024 * 1024
 """Bytes of counts from which work is shared between threads, and the next scan loaded while one is calibrated."""
 
+LARGE_BLOCK_BYTES = 4 * 1024 * 1024
+"""Blocks from this size on are given back to the system when they are freed."""
+
+KEPT_BYTES = 32 * 1024 * 1024
+"""What malloc keeps of smaller ones, for each thread, until it gives some back."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
 STOP_LATENCY_S = 0.2
 """How long a thread waits for others without a look at what they have done."""
 
@@ -35,6 +45,18 @@ def usable_cores() -> int:
     """Cores that this process may use: fewer than the machine has in a container or a batch job."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what the work on a tile gives back: taken from the system anew, each page would be cleared again.
+
+    By itself it keeps blocks of the sizes it has seen freed, which is not enough for all that a tile takes. Other C
+    libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and platform.libc_ver()[0] == "glibc":
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class Workers:
@@ -46,6 +68,7 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
         self.stop = threading.Event()
+        _keep_freed_memory()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="calib-worker")
         self._scratch = Scratch()
 

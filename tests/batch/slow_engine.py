@@ -6,19 +6,20 @@ import time
 from typing import Any
 
 from calib_gpu.cli import main
-from calib_gpu.scan_run import ScanRunner
+from calib_gpu.scan_run import CalibratedScan, ScanRunner
 
 SECONDS = 2.0
 calibrate = ScanRunner.calibrate
 
 
-def slow(self: ScanRunner, *arguments: Any, **named: Any) -> None:
+def slow(self: ScanRunner, *arguments: Any, **named: Any) -> CalibratedScan:
     """Stage calibrate, and a pause that a stop ends."""
-    calibrate(self, *arguments, **named)
+    calibrated = calibrate(self, *arguments, **named)
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         self.workers.check()
         time.sleep(0.05)
+    return calibrated
 
 
 ScanRunner.calibrate = slow  # type: ignore[method-assign]

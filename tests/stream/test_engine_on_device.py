@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from backends import why_no_ptx
-from calib_gpu.stream import DeviceTiles, Slot
+from calib_gpu.slot import Slot
+from calib_gpu.stream import DeviceTiles
 from calib_gpu.testing.schedule import Schedule, schedules, stragglers
 from calib_gpu.testing.sim import EAGER
 from device_night import DeviceNight, Run, run, shared_night, violations

@@ -108,7 +108,7 @@ def test_frames_that_the_host_can_decode_but_not_vouch_for(damaged: Path, kvikio
     for s in range(S):
         compressor = zstandard.ZstdCompressor(level=1).compressobj()
         data = compressor.compress(np.ascontiguousarray(counts()[:, :, 0, 0, s]).tobytes()) + compressor.flush()
-        shard.append_encoded((0, 0, 0, 0, s), with_crc32c(data))
+        shard.append_encoded([(0, 0, 0, 0, s)], [with_crc32c(data)])
     shard.close()
     got = run_packed(damaged, EAGER, kvikio=kvikio)
     assert (got.wrong, got.decoded) == ([], N_PIXEL - S)

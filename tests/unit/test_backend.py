@@ -121,6 +121,58 @@ def test_calibrate_tile(backend: Backend, dtype: str, shape: tuple[int, ...], od
     np.testing.assert_array_equal(result.dump_present, (~missing).any(axis=(0, 1, 2)))
 
 
+@pytest.mark.parametrize("q", [0.0, 2.0**-3])
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, q: float) -> None:
+    """Some pieces hold nothing but valid counts, some do not; channels with flags lie in both, with NaN of either sign."""
+    rng = np.random.default_rng(9)
+    r, a, c, d = shape = 2, 1, 61, 6
+    on = rng.integers(1, 9_000, shape).astype(np.int32)
+    on[0, 0, 20, 3], on[1, 0, 40, 0] = FILL, -5
+    ref, factor = rng.uniform(1e3, 9e3, (r, a, c)), rng.uniform(0.01, 0.02, (r, a, c))
+    base = np.where(rng.random((r, a, c)) < 0.2, 1, 0).astype(np.uint16)
+    ref[0, 0, 5], base[0, 0, 5], factor[1, 0, 7], base[1, 0, 7] = -np.nan, 256, np.inf, 1
+    results = []
+    for piece in (10**9, 1, 7 * d, 30 * d):
+        monkeypatch.setattr("calib_gpu.backend.numpy_.PIECE", piece)
+        spectra, flags = np.full((r, a, 2, c, 4), 7.0), np.full((r, a, 2, c, 4), 7, np.uint16)
+        rule, quantum = SampleRule(FILL, None), np.full((r, a), q)
+        result = get_backend("numpy").calibrate_tile(on, ref, factor, base, quantum, rule, d, spectra, flags)
+        results.append((spectra.tobytes(), flags.tobytes(), result.flag_counts.tobytes(), result.invalid.tolist()))
+    assert results[1:] == results[:1] * 3
+    marked = np.broadcast_to(base[..., None], shape) | np.where(on == FILL, 2, 0) | np.where(on == -5, 512, 0)
+    assert results[0][3] == (marked != 0).sum(axis=(2, 3)).tolist()
+    nan = np.isnan(spectra) & (flags != 0)
+    assert set(spectra.view(np.uint64)[nan].tolist()) == {int(np.array(np.nan).view(np.uint64))}
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "float64"])
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("saturation", [None, 50.0])
+@pytest.mark.parametrize("fill", [None, FILL, 0, 7, 60, 99])
+def test_all_valid_is_what_valid_says_of_each(
+    dtype: str, positive: bool, saturation: float | None, fill: int | None
+) -> None:
+    fill = None if dtype[0] == "f" else fill
+    rule = SampleRule(fill, saturation, positive)
+    odd = [
+        1,
+        5,
+        7,
+        49,
+        50,
+        60,
+        99,
+        0,
+        *([np.nan, np.inf, -np.inf, -3] if dtype[0] == "f" else []),
+        *([-3] * (dtype[0] == "i")),
+    ]
+    for value in odd:
+        counts = np.array([[10, 20], [value, 30]]).astype(dtype)
+        told, each = rule.all_valid(counts, 2), bool(rule.valid(counts, 2).all())
+        # a value of a fill between the smallest and the largest count is looked for one by one: no is no error
+        assert told == each or (fill is not None and each and counts.min() <= fill <= counts.max())
+
+
 @pytest.mark.parametrize("output", [np.float64, np.float32])
 @pytest.mark.parametrize(("n_block", "block"), [(1, 8), (2, 4), (3, 3), (8, 1)])
 @pytest.mark.parametrize("odd", [False, True])

@@ -187,6 +187,37 @@ def test_the_demo_replaces_only_its_own(tmp_path: Path) -> None:
     assert cli(tmp_path, "demo", "--preset", "L").returncode == 64
 
 
+def test_the_library_prints_nothing_by_itself(night: Path) -> None:
+    code = "import calib_gpu; print(calib_gpu.calibrate('night.zarr', 'library.zarr', scans=[25654]).exit_code)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=night, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert cli(night, "check", "library.zarr").stdout == (
+        "no scan in it yet: calib-gpu run L0 library.zarr calibrates some; "
+        "library.zarr/failures.json says why none was calibrated\n"
+    )
+
+
+def test_a_command_without_a_log_still_warns(night: Path) -> None:
+    code = "import logging; from calib_gpu.observe.logs import silenced, warnings_to_stderr; warnings_to_stderr()\n"
+    code += "log = logging.getLogger('calib_gpu'); log.warning('told'); log.info('not told')\n"
+    code += "with silenced(): log.error('kept')\n"
+    code += "log.error('again')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=night, capture_output=True, text=True, check=True)
+    assert done.stderr == "told\nagain\n"
+
+
+def test_the_self_test_keeps_the_failure_that_it_expects_to_itself() -> None:
+    """The night of the self-test has a scan without an OFF on purpose."""
+    code = "import tempfile, pathlib; from calib_gpu.observe.logs import warnings_to_stderr; warnings_to_stderr()\n"
+    code += (
+        "from calib_gpu.selftest.night import compare_night, CASES; from calib_gpu.backend.numpy_ import NumpyBackend\n"
+    )
+    code += "[CASES.pop(name) for name in list(CASES)[1:]]\n"
+    code += "with tempfile.TemporaryDirectory() as f: print(compare_night(NumpyBackend(), pathlib.Path(f))[0].status)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
 def test_wrong_kinds_of_input_are_told_apart(night: Path) -> None:
     cli(night, "run", "night.zarr", "kinds.zarr", "--quiet")
     for path, word in (("kinds.zarr", "not an L0 store"), ("night.truth.zarr", "not an L0 store"),
@@ -198,3 +229,23 @@ def test_wrong_kinds_of_input_are_told_apart(night: Path) -> None:
     assert "loads only: scan_025651" in done.stderr
     done = cli(night, "run", "night.zarr", "x.zarr", "--set", "eta_ff=0.9")
     assert "did you mean eta_f" in done.stderr
+
+
+def test_messages_name_what_was_given(night: Path) -> None:
+    (night / "file").write_text("")
+    (night / "a.fits").write_text("")
+    cli(night, "run", "night.zarr", "given.zarr", "--quiet")
+    for arguments, word in (
+        (("inspect", "nope.zarr"), "give the path of an L0 or L1 Zarr store"),
+        (("check", "nope.zarr"), "give the path of an L0 or L1 Zarr store"),
+        (("inspect", "given.zarr", "--scan", "99"), "scans of given.zarr: 25650,25652-25653"),
+        (("report", "given.zarr", "-o", "file/night.html"), "file/night.html: cannot"),
+        (("run", "night.zarr", "file/l1.zarr"), "file/l1.zarr: cannot write"),
+    ):
+        done = cli(night, *arguments)
+        assert word in done.stderr, done.stderr
+        assert ".tmp" not in done.stderr
+        assert "staging" not in done.stderr
+    done = cli(night, "ingest", "sdfits", "a.fits", "a.fits")
+    assert done.returncode == 64
+    assert "the last argument is the output store" in " ".join(done.stderr.replace("│", " ").split())

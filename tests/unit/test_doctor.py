@@ -45,7 +45,9 @@ def test_json_and_text(tmp_path: Path) -> None:
     assert {"calib-gpu", "Python", "numpy", "cores", "RAM", "driver", "backends", *DECODERS, "flock", "fsync"} <= set(
         found
     )
-    assert found["backends"]["found"] == ", ".join(BACKENDS)
+    named = f"{found['backends']['found']} {found['backends']['cost']}"
+    assert all(name in named for name in BACKENDS)
+    assert (found["backends"]["state"] == "ok") == (found["backends"]["found"] == ", ".join(BACKENDS))
     shown = doctor_cli().stdout
     assert "google-crc32c" in shown
     assert "flock" not in shown  # only where a path is given

@@ -16,8 +16,9 @@ import pytest
 
 from calib_gpu.backend import kvikio_, nvcomp_
 from calib_gpu.backend.decoder import SUCCESS, Batch, Span, found_layout, table_layout
+from calib_gpu.backend.encoder import Chunks, chunk_table, frame_table
+from calib_gpu.encoded import MAX_CHUNK_BYTES
 from calib_gpu.errors import ConfigError, DeviceLost
-from calib_gpu.selftest import encode
 
 
 def installed(name: str) -> bool:
@@ -32,7 +33,7 @@ needs_kvikio = pytest.mark.skipif(not installed("kvikio"), reason="not run: need
 STRUCTURES = {
     "nvcompProperties_t": nvcomp_.Properties, "nvcompBatchedZstdDecompressOpts_t": nvcomp_.DecompressOptions,
     "nvcompCRC32Spec_t": nvcomp_.CrcSpec, "nvcompCRC32KernelConf_t": nvcomp_.CrcKernel,
-    "nvcompBatchedCRC32Opts_t": nvcomp_.CrcOptions, "nvcompBatchedZstdCompressOpts_t": encode.CompressOptions,
+    "nvcompBatchedCRC32Opts_t": nvcomp_.CrcOptions, "nvcompBatchedZstdCompressOpts_t": nvcomp_.CompressOptions,
 }  # fmt: skip
 ENUMS = ("nvcompCRC32SegmentKind_t", "nvcompStatus_t")
 
@@ -67,13 +68,13 @@ def is_like(declared: str, given: Any) -> bool:
 
 
 @needs_nvcomp
-@pytest.mark.parametrize("name", [*nvcomp_.FUNCTIONS, *encode.FUNCTIONS])
+@pytest.mark.parametrize("name", list(nvcomp_.FUNCTIONS))
 def test_signatures_of_nvcomp_are_those_of_its_headers(name: str) -> None:
     _, text = headers()
     found = re.search(rf"nvcompStatus_t\s+{name}\s*\(([^;]*)\)\s*;", text)
     assert found is not None, f"{name} is not declared"
     declared = [" ".join(part.split()) for part in found[1].split(",")]
-    given = {**nvcomp_.FUNCTIONS, **encode.FUNCTIONS}[name]
+    given = nvcomp_.FUNCTIONS[name]
     assert len(declared) == len(given), f"{name}: {declared}"
     for parameter, argument in zip(declared, given, strict=True):
         assert is_like(parameter, argument), f"{name}: {parameter} as {argument}"
@@ -101,6 +102,9 @@ def test_the_order_of_arguments_is_that_of_the_headers() -> None:
         "device_uncompressed_chunk_ptrs", "device_uncompressed_chunk_bytes", "max_uncompressed_chunk_bytes", "num_chunks",
         "device_temp_ptr", "temp_bytes", "device_compressed_chunk_ptrs", "device_compressed_chunk_bytes", "compress_opts",
         "device_statuses", "stream",
+    ]  # fmt: skip
+    assert names("nvcompBatchedZstdCompressGetMaxOutputChunkSize") == [
+        "max_uncompressed_chunk_bytes", "compress_opts", "max_compressed_chunk_bytes",
     ]  # fmt: skip
     assert names("nvcompBatchedZstdCompressGetTempSize") == [
         "num_chunks", "max_uncompressed_chunk_bytes", "compress_opts", "temp_bytes", "max_total_uncompressed_bytes", "stream",
@@ -177,6 +181,45 @@ def test_what_checksums_pass_on() -> None:
     assert (spec.poly, spec.init, spec.ref_in, spec.ref_out, spec.xorout) == nvcomp_.CRC32C
 
 
+def recorded_encoder(status: int = SUCCESS) -> tuple[nvcomp_.NvcompEncoder, Recorder, Chunks, Any]:
+    own, library = object.__new__(nvcomp_.NvcompEncoder), Recorder(status)
+    own._library, own.version = library, "6.0.0"
+    source, table, scratch, frames = (AtAddress(k << 20, 1000 + k) for k in (1, 2, 3, 4))
+    return own, library, Chunks(3, 512, source, table, scratch, frames), AtAddress(77, 0)
+
+
+def test_what_encoding_passes_on() -> None:
+    own, library, chunks, stream = recorded_encoder()
+    own.encode(chunks, stream)
+    ((name, arguments),) = library.calls
+    assert name == "nvcompBatchedZstdCompressAsync"
+    told = {k: (2 << 20) + chunk_table(3).offset(k) for k in ("source", "content", "target")}
+    found = {k: (4 << 20) + frame_table(3).offset(k) for k in ("size", "status")}
+    assert arguments[:8] == (
+        told["source"], told["content"], 512, 3, 3 << 20, 1003, told["target"], found["size"]
+    )  # fmt: skip
+    assert arguments[9:] == (found["status"], 77)
+    assert bytes(arguments[8]) == bytes(64)
+
+
+def test_what_is_asked_about_memory() -> None:
+    own, library, _, _ = recorded_encoder()
+    own.frame_bound(512)
+    own.scratch_bytes(3, 512)
+    (bound, of_bound), (scratch, of_scratch) = library.calls
+    assert (bound, scratch) == (
+        "nvcompBatchedZstdCompressGetMaxOutputChunkSize", "nvcompBatchedZstdCompressGetTempSize"
+    )  # fmt: skip
+    assert of_bound[0] == 512
+    assert (of_scratch[:2], of_scratch[4:]) == ((3, 512), (3 * 512, None))
+
+
+def test_a_refusal_to_encode_names_the_way_out() -> None:
+    own, _, chunks, stream = recorded_encoder(status=10)
+    with pytest.raises(DeviceLost, match=r"nvcompBatchedZstdCompressAsync.*status 10.*use --codec zstd"):
+        own.encode(chunks, stream)
+
+
 def test_a_refusal_is_loud() -> None:
     own, _, batch, stream = recorded(status=10)
     with pytest.raises(DeviceLost, match=r"nvcompBatchedZstdDecompressAsync.*status 10: what nvCOMP says.*6\.0\.0"):
@@ -219,6 +262,25 @@ def test_the_library_answers_without_a_gpu() -> None:
     assert 1 << 20 <= one < four < 64 << 20
 
 
+@needs_nvcomp
+@pytest.mark.parametrize("content", [1, 168, 65_536, 1 << 20, MAX_CHUNK_BYTES])
+def test_the_library_bounds_a_frame_without_a_gpu(content: int) -> None:
+    """At least what zstd needs for what does not shrink: a header and three bytes a block of 128 KiB."""
+    bound = nvcomp_.NvcompEncoder().frame_bound(content)
+    assert content + 3 * -(-content // (1 << 17)) < bound <= content + content // 1000 + 64
+
+
+@needs_nvcomp
+def test_the_largest_chunk_is_that_of_the_header() -> None:
+    spec = importlib.util.find_spec("nvidia.libnvcomp")
+    assert spec is not None
+    assert spec.origin is not None
+    text = (Path(spec.origin).parent / "include" / "nvcomp" / "zstd.h").read_text()
+    assert "Chunk sizes must not exceed 16 MB" in text
+    assert MAX_CHUNK_BYTES <= 16_000_000
+    assert "nvcompZstdRequiredCompressionAlignment = 4" in text
+
+
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Older(Recorder):
         def nvcompGetProperties(self, properties: Any) -> int:
@@ -234,6 +296,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="gds13"):
         nvcomp_.Nvcomp()
+    with pytest.raises(ConfigError, match=r"codec.*gds13.*use --codec zstd"):
+        nvcomp_.NvcompEncoder()
     with pytest.raises(ConfigError, match="gds13"):
         kvikio_.KvikioFiles()
 

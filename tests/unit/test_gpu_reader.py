@@ -14,6 +14,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from backends import make_backend
 from calib_gpu import ConfigError, Settings
 from calib_gpu.backend import decoder as libraries
+from calib_gpu.backend import encoder
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.backend.on_device import DeviceBackend
 from calib_gpu.inspection.plan import plan_store
@@ -23,7 +24,7 @@ from calib_gpu.settings import knobs
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.l0_write import COMPRESSOR, L0Writer
 from calib_gpu.testing.sim import Faults, SimDevice
-from calib_gpu.testing.sim_decoder import SimDecoder, SimFiles
+from calib_gpu.testing.sim_decoder import SimDecoder, SimEncoder, SimFiles
 from device_night import tree
 from small_scan import small_scan
 
@@ -54,6 +55,7 @@ def libraries_of_the_simulated_device(monkeypatch: pytest.MonkeyPatch) -> dict[s
 
     monkeypatch.setitem(libraries.DECODERS, "sim", opener("decoder", SimDecoder))
     monkeypatch.setitem(libraries.FILES, "sim", opener("files", SimFiles))
+    monkeypatch.setitem(encoder.ENCODERS, "sim", opener("encoder", SimEncoder))
     return opened
 
 
@@ -266,7 +268,8 @@ def test_a_device_without_libraries_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     device = SimDevice()
     monkeypatch.delitem(libraries.DECODERS, "sim")
     monkeypatch.delitem(libraries.FILES, "sim")
-    for opener in (libraries.open_decoder, libraries.open_files):
+    monkeypatch.delitem(encoder.ENCODERS, "sim")
+    for opener in (libraries.open_decoder, libraries.open_files, encoder.open_encoder):
         with pytest.raises(ConfigError, match="sim"):
             opener(device)
 
@@ -278,16 +281,16 @@ def test_the_check_of_the_readers_finds_nothing_on_the_simulated_device(tmp_path
     said: list[str] = []
     device = SimDevice()
     assert readers.run(DeviceBackend(device), tmp_path, said.append, small=True), "\n".join(said)
-    assert sum(line.startswith("ok ") for line in said) == 6 + 1 + 9
+    assert sum(line.startswith("ok ") for line in said) == 6 + 1 + 15 + 2
     assert not [line for line in said if line.startswith(("differs", "FAILED"))]
-    assert sum("GB/s" in line for line in said) == 2 + 1 + 2 + 4
+    assert sum("GB/s" in line for line in said) == 2 + 1 + 2 + 4 + 4
 
 
 @pytest.mark.gpu
 def test_the_check_of_the_readers_on_a_gpu(tmp_path: Path) -> None:
     said: list[str] = []
     backend = make_backend("cupy")
-    for opener in (libraries.open_decoder, libraries.open_files):
+    for opener in (libraries.open_decoder, libraries.open_files, encoder.open_encoder):
         try:
             opener(backend.device)  # type: ignore[arg-type]
         except ConfigError as error:
@@ -295,21 +298,21 @@ def test_the_check_of_the_readers_on_a_gpu(tmp_path: Path) -> None:
     assert readers.run(backend, tmp_path, said.append, small=True), "\n".join(said)
 
 
-@pytest.mark.parametrize("what", ["decoder", "files"])
+@pytest.mark.parametrize("what", ["decoder", "files", "encoder"])
 def test_the_check_of_the_readers_says_what_is_wrong(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if what == "decoder":
-        monkeypatch.setitem(
-            libraries.DECODERS, "sim", lambda device: SimDecoder(device, lambda k, status: 12 * (k == 40))
-        )
-    else:
-        monkeypatch.setitem(libraries.FILES, "sim", lambda device: SimFiles(device, lambda data: data[::-1]))
+    table, made = {
+        "decoder": (libraries.DECODERS, lambda device: SimDecoder(device, lambda k, status: 12 * (k == 40))),
+        "files": (libraries.FILES, lambda device: SimFiles(device, lambda data: data[::-1])),
+        "encoder": (encoder.ENCODERS, lambda device: SimEncoder(device, lambda k, frame: frame[:-1])),
+    }[what]  # fmt: skip
+    monkeypatch.setitem(table, "sim", made)  # type: ignore[arg-type]
     said: list[str] = []
     assert not readers.run(DeviceBackend(SimDevice()), tmp_path, said.append, small=True)
     assert any(line.startswith("differs") for line in said)
     missing: list[str] = []
-    monkeypatch.delitem(libraries.DECODERS if what == "decoder" else libraries.FILES, "sim")
+    monkeypatch.delitem(table, "sim")  # type: ignore[arg-type]
     (tmp_path / "again").mkdir()
     assert not readers.run(DeviceBackend(SimDevice()), tmp_path / "again", missing.append, small=True)
     assert any("cannot be used" in line and "ConfigError" in line for line in missing)

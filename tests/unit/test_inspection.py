@@ -14,6 +14,7 @@ from calib_gpu import Settings, calibrate
 from calib_gpu.inspection import Table, inspect_store
 from calib_gpu.inspection.layout import layout_line, layout_warnings
 from calib_gpu.inspection.tables import size_text
+from calib_gpu.records import ScanId
 from calib_gpu.simulate import SimulationConfig, simulate
 from calib_gpu.store.chunks import ChunkedArray
 from small_scan import small_scan
@@ -83,7 +84,7 @@ def test_a_zarr_2_layout(tmp_path: Path) -> None:
 
 def test_loads_pairing_and_tuning_of_a_scan(tmp_path: Path) -> None:
     simulate(tmp_path / "l0.zarr", SimulationConfig(shape=(64, 4, 1, 2, 8), n_scans=2, night=True))
-    tables = inspect_store(tmp_path / "l0.zarr", 25652, Settings(reference="interp"))
+    tables = inspect_store(tmp_path / "l0.zarr", ScanId(25652), Settings(reference="interp"))
     serving = table(tables, "loads that serve it")
     assert [(row["load set"], row["use"]) for row in serving] == [
         ("scan_025651", "calibration"),
@@ -124,20 +125,47 @@ def test_an_off_without_data_is_named(tmp_path: Path) -> None:
     scan = small_scan(shape=(32, 2, 1, 1))
     scan.counts[..., 3] = np.nan
     scan.store(tmp_path / "l0.zarr")
-    (pairing,) = (t for t in inspect_store(tmp_path / "l0.zarr", 25650, Settings()) if "reference" in t.title)
+    (pairing,) = (t for t in inspect_store(tmp_path / "l0.zarr", ScanId(25650), Settings()) if "reference" in t.title)
     assert any(note.endswith("OFF subscan 3") for note in pairing.notes)
 
 
 def test_sizes_of_l1_are_those_on_disk(tmp_path: Path) -> None:
     small_scan(shape=(32, 2, 1, 2)).store(tmp_path / "l0.zarr")
     calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr")
-    arrays = table(inspect_store(tmp_path / "l1.zarr", 25650, Settings()), "arrays")
+    arrays = table(inspect_store(tmp_path / "l1.zarr", ScanId(25650), Settings()), "arrays")
     for row in arrays:
         folder = tmp_path / "l1.zarr" / "scan_025650" / row["array"]
         assert row["on disk"] == size_text(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
+
+
+def test_l1_tells_the_stored_meaning(tmp_path: Path) -> None:
+    l0 = small_scan(shape=(16, 2, 1, 1)).store(tmp_path / "l0.zarr")
+    for atmosphere, there in (("none", True), ("auto", False)):
+        l1 = tmp_path / f"{atmosphere}.zarr"
+        calibrate(l0, l1, Settings(atmosphere=atmosphere, workers=1, quiet=True))
+        meanings = {
+            row["array"]: row["meaning"] for row in table(inspect_store(l1, ScanId(25650), Settings()), "arrays")
+        }
+        for array in ("spectra", "t_sys"):
+            assert ("not corrected for the atmosphere" in meanings[array]) is there
 
 
 def test_sizes_for_people() -> None:
     assert [size_text(n) for n in (0, 999, 1000, 65536, 999_600, 5e9, 2e13)] == [
         "0 B", "999 B", "1 kB", "65.5 kB", "1 MB", "5 GB", "20 TB",
     ]  # fmt: skip
+
+
+def test_one_band_is_not_called_double_sideband(tmp_path: Path) -> None:
+    from calib_gpu.qa.products import open_products
+    from calib_gpu.qa.sky_check import sidebands
+
+    for g_sig, kind, column in ((1.0, "SSB", "T_rec K"), (0.5, "DSB", "T_rec,DSB K")):
+        scan = small_scan(shape=(16, 2, 1, 1))
+        for name in ("gain_sig", "gain_img"):
+            del scan.source[name]
+        l0, l1 = scan.store(tmp_path / f"{kind}.zarr"), tmp_path / f"{kind}_l1.zarr"
+        settings = Settings(g_sig=g_sig, pwv=0.6, workers=1, quiet=True)
+        calibrate(l0, l1, settings)
+        assert sidebands(open_products(l1, ScanId(25650))) == kind
+        assert column in table(inspect_store(l0, ScanId(25650), settings), "loads (")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -452,6 +453,49 @@ def test_a_scan_appears_whole_and_once(tmp_path: Path) -> None:
     assert list((tmp_path / "l1.zarr.run/staging").iterdir()) == []
 
 
+def test_each_staged_scan_hears_of_lost_writes_by_a_handle_of_its_own(tmp_path: Path) -> None:
+    """One handle for all would tell of what was lost once: to the first scan that asks, not to that whose files they are."""
+    one, other = ScanId(25650), ScanId(25651)
+    heard: list[int] = []
+    opened_before: list[bool] = []
+    with contextlib.closing(Publisher(tmp_path / "l1.zarr", "l0", {}, overwrite=False)) as publisher:
+        first, second = staged(publisher, one), staged(publisher, other)
+        open_now = set(os.listdir("/proc/self/fd"))
+
+        def syncfs(handle: int) -> None:
+            heard.append(handle)
+            opened_before.append(str(handle) in open_now)
+
+        with system.replaced(syncfs=syncfs):
+            assert publisher.publish(one, first, overwrite=False)
+            assert publisher.publish(other, second, overwrite=False)
+        assert len(set(heard)) == 2
+        assert opened_before == [True, True]
+        third = staged(publisher, ScanId(25652))
+        publisher.discard(third)
+        assert not third.exists()
+        for handle in heard:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(handle)
+
+
+def test_a_folder_that_another_run_makes_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    target = tmp_path / "l1.run" / "staging"
+
+    def mkdir(path: Any, mode: int = 0o777) -> None:
+        if str(path) == str(target) and not target.exists():
+            try:
+                os.mkdir(path, mode)
+            finally:
+                target.mkdir(parents=True, exist_ok=True)
+        else:
+            os.mkdir(path, mode)
+
+    with system.replaced(mkdir=mkdir):
+        disk.make_dirs(target)
+    assert target.is_dir()
+
+
 def test_overwrite_replaces_a_scan(tmp_path: Path) -> None:
     l1 = tmp_path / "l1.zarr"
     one = publisher(l1)
@@ -534,7 +578,7 @@ def test_a_staging_folder_that_another_node_removes_fails_its_scan(
     from calib_gpu.scan_report import Progress
     from calib_gpu.scan_run import ScanRunner
 
-    real, met = ScanRunner.calibrate, list[str]()
+    real, met = ScanRunner.write, list[str]()
 
     def elsewhere() -> None:
         met.append(moment)
@@ -547,12 +591,12 @@ def test_a_staging_folder_that_another_node_removes_fails_its_scan(
             if moment == "while it is written" and not met:
                 elsewhere()
 
-    def calibrated(*arguments: Any, **named: Any) -> None:
+    def written(*arguments: Any, **named: Any) -> None:
         real(*arguments, **named)
         if moment == "when it is written":
             elsewhere()
 
-    monkeypatch.setattr(ScanRunner, "calibrate", calibrated)
+    monkeypatch.setattr(ScanRunner, "write", written)
     l0 = small_scan(shape=(64, 3, 2, 2)).store(tmp_path / "l0.zarr")
     report = calibrate(l0, tmp_path / "l1.zarr", Settings(workers=1), progress=Tiles())
     assert met == [moment]

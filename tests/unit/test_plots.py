@@ -13,6 +13,7 @@ from calib_gpu.qa import plots
 from calib_gpu.qa.plots import PLOTS, Request, plot_scan
 from calib_gpu.simulate import realistic, simulate
 from report_page import HOSTILE, calibrated, change_attributes
+from small_scan import small_scan
 
 pytest.importorskip("matplotlib")
 
@@ -52,6 +53,18 @@ def test_every_plot_names_scan_and_units(
     found = texts(tmp_path / "x.svg", l1, Request(25650, what, []), monkeypatch)
     assert set(labels) <= set(found)
     assert any("scan_025650" in t and "SIM-CLOUD" in t for t in found)
+
+
+def test_what_is_not_corrected_for_the_atmosphere_is_not_called_ta_star(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = calibrated(small_scan(shape=(64, 4, 1, 2)).store(tmp_path / "l0.zarr"), atmosphere="none")
+    note = " (not corrected for the atmosphere)"
+    for what, label in (("spectrum", f"T_A', K{note}"), ("waterfall", f"T_A', K{note}, mean of 2 pixels"),
+                        ("trec", "T_sys (on the T_A' scale), K")):  # fmt: skip
+        found = texts(tmp_path / f"{what}.svg", plain, Request(25650, what, []), monkeypatch)
+        assert label in found
+        assert not [text for text in found if "T_A*" in text]
 
 
 def test_all_kinds_are_tested() -> None:

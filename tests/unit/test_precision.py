@@ -156,6 +156,25 @@ def test_blosc_gives_the_same_bytes_in_every_thread() -> None:
     assert numcodecs.blosc.use_threads is False
 
 
+@pytest.mark.parametrize("name", ["zstd", "blosc_zstd", "blosc_lz4"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_chunks_encoded_together_are_those_encoded_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, at_once: bool
+) -> None:
+    monkeypatch.setattr(codecs, "_SEVERAL_AT_ONCE", at_once and codecs._SEVERAL_AT_ONCE)
+    rng = np.random.default_rng(3)
+    noise, flags = rng.normal(size=(5, 4096, 8)), rng.integers(0, 2, (5, 4096, 8)).astype(np.uint16)
+    some, plain = codecs.Compressor(name, 1), codecs.Compressor("zstd", -1)
+    chunks = [
+        *((some, x) for x in noise),
+        *((plain, x) for x in flags),
+        (some, noise[0, :, 0].copy()),
+        (plain, flags[0, :1]),
+    ]
+    encoded = codecs.encode_all(chunks)
+    assert [bytes(x) for x in encoded] == [how.encode(x) for how, x in chunks]
+
+
 @pytest.mark.parametrize("kind", ["subscan", "dump"])
 def test_the_quantum_counts_the_dumps_that_are_there(tmp_path: Path, kind: str) -> None:
     """Where L0 does not tell the number of dumps, padding must not make a dump look shorter than it is."""

@@ -279,6 +279,9 @@ def test_the_page_tells_the_night(night: Path, tmp_path: Path) -> None:
     assert set(records(page)) == {"night", "data-scan_025650", "data-scan_025652", "data-scan_025653"}
     assert "scan_025654: source/sobsmode: no OFF subscan" in page
     assert "NoReference" in page
+    assert '<a href="#failures">no OFF subscan</a>' in page  # not the name of the class
+    assert "<title>QA report · simulated · SIM-CLOUD · " in page
+    assert "Not corrected for the atmosphere" not in page.split("<script>")[0]
     assert all(s["trec"] > 100.0 and s["pwv"] > 0.4 for s in records(page)["night"]["scans"])
     tags = Elements(page).tags
     assert not [t for t, a in tags if t in ("img", "iframe", "link") and a.get("href") != "data:,"]
@@ -393,3 +396,6 @@ def test_without_atmosphere_and_offsets(tmp_path: Path) -> None:
     assert record["sky"]["transmission"] is None
     assert record["sky"]["observed"] is not None
     assert ["PWV", "none: not corrected for the atmosphere"] in record["facts"]
+    assert (record["scale"], record["corrected"]) == ("T_A'", False)
+    page = write_report(tmp_path / "l1.zarr", tmp_path / "report.html").path.read_text()
+    assert "<b>Not corrected for the atmosphere</b>: the scale is T_A', not T_A*." in page

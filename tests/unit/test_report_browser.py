@@ -85,7 +85,7 @@ const type = (text) => { find.value = text; find.dispatchEvent(new Event("input"
 const all = [...document.querySelectorAll("#scans tbody tr")];
 const shown = () => all.filter((row) => !row.hidden).map((row) => row.cells[0].dataset.value);
 type("ngc 253"); out.source = shown(); out.count = document.getElementById("found").textContent;
-type("noref"); out.reason = shown();
+type("no off"); out.reason = shown();
 type("zzz"); out.none = shown();
 type("25653"); out.number = shown();
 find.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
@@ -181,3 +181,19 @@ def test_the_policy_stops_a_script_that_is_not_ours(page: Path) -> None:
     done = chromium("--dump-dom", page.as_uri())
     assert "<title>hacked" not in done.stdout
     assert any("Content Security Policy" in message for message in console(done.stderr))
+
+
+@pytest.mark.parametrize("width", [900, 1500])
+def test_text_in_drawings_is_not_made_small(page: Path, width: int) -> None:
+    """Drawings are shown at the size for which they are made, so that their text of 11 px is 11 px."""
+    probe = """
+location.hash = "#scan_025650"; dispatchEvent(new Event("hashchange"));
+const all = (name) => [...document.querySelectorAll(`#detail ${name}`)];
+out.scales = all("svg").map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width);
+const rest = all("figure").filter((f) => f.querySelector("h3").textContent === "Residual of S_H");
+out.legends = rest.map((f) => f.querySelector(".legend").textContent);
+"""
+    out = said(in_browser(page, probe, options=(f"--window-size={width},900",)))
+    assert len(out["scales"]) > 10
+    assert min(out["scales"]) > 0.97
+    assert out["legends"] == ["OFF 0OFF 4"]

@@ -504,14 +504,15 @@ def test_auto_is_the_profiles_table() -> None:
 
 def test_inspect_shows_a_scan_and_why_its_last_try_failed(tmp_path: Path) -> None:
     from calib_gpu.inspection import inspect_store
+    from calib_gpu.records import ScanId
 
     run(tmp_path, small_scan(shape=SHAPE))
     failures = [{"scan": "scan_025650", "message": "no reason"}, {"scan": "scan_0256501", "message": "another scan"}]
     import json
 
     (tmp_path / "l1.zarr" / "failures.json").write_text(json.dumps(failures))
-    titles = [table.title for table in inspect_store(tmp_path / "l1.zarr", 25650, Settings())]
+    titles = [table.title for table in inspect_store(tmp_path / "l1.zarr", ScanId(25650), Settings())]
     assert titles[-1] == "scan_025650: not calibrated when last tried"
     assert "scan_025650: arrays" in titles
     (tmp_path / "l1.zarr" / "failures.json").write_text("{")
-    assert len(inspect_store(tmp_path / "l1.zarr", 25650, Settings())) == 3
+    assert len(inspect_store(tmp_path / "l1.zarr", ScanId(25650), Settings())) == 3

@@ -18,6 +18,7 @@ from calib_gpu import slurm
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.pipeline import calibrate
 from calib_gpu.records import ScanId
+from calib_gpu.selection import scans_text
 from calib_gpu.store import publish
 from calib_gpu.store.l0 import L0Store
 
@@ -87,8 +88,8 @@ def test_sizes_that_are_none(array: str) -> None:
 def test_scans_as_text() -> None:
     from calib_gpu.cli.common import parse_scans
 
-    assert slurm.scans_text([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
-    assert parse_scans(slurm.scans_text([1, 2, 3, 5, 7, 8])) == [1, 2, 3, 5, 7, 8]
+    assert scans_text([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
+    assert parse_scans(scans_text([1, 2, 3, 5, 7, 8])) == [1, 2, 3, 5, 7, 8]
 
 
 def test_the_script_runs_the_scans_of_its_task(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
 from calib_gpu.errors import Exit
+from calib_gpu.observe.logs import JsonLines
 from calib_gpu.pipeline import Session, calibrate
 from calib_gpu.scan_report import Progress
 from calib_gpu.stopping import Stop
@@ -246,7 +248,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
     night = Night(tmp_path)
     night.scan(1, 0.0)
     night.comes(1)
-    real = ScanRunner.calibrate
+    real = ScanRunner.write
 
     def meanwhile(*arguments: Any, **named: Any) -> None:
         real(*arguments, **named)
@@ -254,7 +256,7 @@ def test_what_changes_while_it_is_read_is_not_published(tmp_path: Path, monkeypa
 
     with night:
         night.looks()
-        monkeypatch.setattr(ScanRunner, "calibrate", meanwhile)
+        monkeypatch.setattr(ScanRunner, "write", meanwhile)
         assert (night.looks(after=61.0), night.failed()) == ([], ["scan_000001"])
         assert "changed while it was read" in (night.l1 / "failures.json").read_text()
         monkeypatch.undo()
@@ -290,6 +292,23 @@ def test_until_idle_ends_with_the_codes_of_run(tmp_path: Path) -> None:
     report = watch(night.l0, night.l1, night.settings, pace, Progress(), Stop())
     assert (report.exit_code, report.waiting) == (Exit.SOME, ["scan_000003"])
     assert [s.status for s in report.scans] == ["skipped", "skipped"]
+
+
+def test_the_beginning_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    night = Night(tmp_path, poll=0.01, settle=0.0)
+    night.scan(1, 0.0)
+    night.comes(1, complete=True)
+    stop = Stop()
+    stop.set()
+    with caplog.at_level(logging.INFO, "calib_gpu"):
+        watch(night.l0, night.l1, night.settings, Pace(settle=30.0, poll=2.5), Progress(), stop)
+    (told,) = [r for r in caplog.records if r.getMessage().startswith("watching")]
+    assert told.getMessage() == (
+        f"watching {night.l0}: 1 scan(s) seen; a scan is taken when it is marked complete or unchanged for 30 s; "
+        "looked at every 2.5 s; Ctrl-C ends"
+    )
+    line = json.loads(JsonLines().format(told))
+    assert (line["scans_seen"], line["settle_s"], line["poll_s"]) == (1, 30.0, 2.5)
 
 
 def test_other_settings_are_refused_at_once(tmp_path: Path) -> None:

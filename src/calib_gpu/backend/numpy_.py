@@ -19,8 +19,8 @@ from calib_gpu.physics.sky_sums import SkyData, SkySums, chi2_grid
 from calib_gpu.records import DumpStats, Floats, pixel_major
 from calib_gpu.schema import ENGINE_FLAGS, Flag
 
-PIECE: Final = 128 * 1024
-"""Samples worked on at a time: 1 MiB of float64 stays in a second-level cache, and threads meet less often between calls."""
+PIECE: Final = 256 * 1024
+"""Samples worked on at a time, 2 MiB of float64: smaller ones are no faster, and threads meet more often between calls."""
 
 _ANY: Final = 16
 """Place of the samples with any bit set, behind those of the 16 bits."""
@@ -108,29 +108,29 @@ class NumpyBackend:
         """T_A* and flags of one tile, in pieces that stay in the cache and leave it as blocks of dumps."""
         n_r, n_a, n_c, n_d = on.shape
         counts, present = np.zeros((n_r, n_a, 17), np.int64), np.zeros(n_d, bool)
-        step = min(n_c, max(1, PIECE // n_d))
-        work, padding = np.empty((step, n_d)), spectra.shape[2] * spectra.shape[4] - n_d
+        step = _piece(n_c, n_d)
+        work = np.empty((step, n_d))
         limit = _SAFE_FACTOR[spectra.dtype.itemsize]
-        with np.errstate(over="ignore", invalid="ignore"):  # flagged channels may have any factor
+        flagged = base != 0
+        level, finite = np.where(flagged, 0.0, ref), np.where(flagged, 0.0, factor)
+        exact_factor = np.where(flagged, np.nan, factor)  # no pass of its own turns flagged channels into NaN
+        with np.errstate(over="ignore", invalid="ignore"):
             for r, a in np.ndindex(n_r, n_a):
                 q = float(quantum[r, a])
-                k = factor[r, a] / q if q else factor[r, a]  # exact: q is a power of two
+                k = exact_factor[r, a] / q if q else exact_factor[r, a]  # exact: q is a power of two
                 # integer counts times such a factor are finite: no need to look at every sample
-                safe = on.dtype.kind != "f" and bool(
-                    np.all(
-                        (np.maximum(np.abs(factor[r, a]), np.abs(k)) < limit) & (np.abs(ref[r, a]) < 1e20)
-                        | (base[r, a] != 0)
-                    )
-                )
+                within = _largest(finite[r, a]) * (max(1.0, 1.0 / q) if q else 1.0) < limit
+                safe = on.dtype.kind != "f" and within and _largest(level[r, a]) < 1e20
+                _flag_channels(base[r, a], flags[r, a], n_d)
                 whole = np.zeros(n_c, bool)  # channels of pieces that hold nothing but valid counts
                 for c in range(0, n_c, step):
                     here = slice(c, c + step)
                     values = work[: min(step, n_c - c)]
-                    np.subtract(on[r, a, here], ref[r, a, here, None], out=values, casting="unsafe", dtype=np.float64)
+                    np.subtract(on[r, a, here], level[r, a, here, None], out=values, casting="unsafe", dtype=np.float64)
                     np.multiply(values, k[here, None], out=values)
                     if q:
                         if not safe:  # from 2^53 on they are whole multiples already, and may overflow
-                            exact = (on[r, a, here] - ref[r, a, here, None]) * factor[r, a, here, None]
+                            exact = (on[r, a, here] - level[r, a, here, None]) * exact_factor[r, a, here, None]
                         np.rint(values, out=values)
                         np.multiply(values, q, out=values)
                         if not safe:
@@ -143,19 +143,36 @@ class NumpyBackend:
                             marks = np.where(bad, np.uint16(Flag.NONFINITE), with_any)
                     if marks is None:
                         whole[here] = True
-                        values[base[r, a, here] != 0] = np.nan
-                        flags[r, a, :, here] = np.repeat(base[r, a, here, None], flags.shape[4], axis=1)
-                        flags[r, a, -1, here, flags.shape[4] - padding :] = 0
                     else:
                         values[marks != 0] = np.nan
                         _count(marks[marks != 0], counts[r, a], 1)
                         _to_blocks(marks, flags[r, a, :, here], 0)
                     _to_blocks(values, spectra[r, a, :, here], np.nan)
-                _count(base[r, a, whole & (base[r, a] != 0)], counts[r, a], n_d)
+                _count(base[r, a, whole & flagged[r, a]], counts[r, a], n_d)
         return TileResult(counts[..., :16], counts[..., _ANY], present)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _piece(n_channel: int, n_dump: int) -> int:
+    """Channels of a piece, all pieces of about the same size."""
+    n_piece = max(1, -(-n_channel * n_dump // PIECE))
+    return -(-n_channel // min(n_channel, n_piece))
+
+
+def _largest(values: Floats) -> float:
+    """Largest absolute value; NaN if there is one."""
+    return float(np.maximum(values.max(), -values.min()))
+
+
+def _flag_channels(base: NDArray[np.uint16], out: NDArray[np.uint16], n_dump: int) -> None:
+    """The flags of channels ``[C]`` in all dumps of blocks ``[B, C, d]``; the padding of the last block is 0."""
+    d = out.shape[2]
+    out[...] = np.repeat(base, d).reshape(-1, d)  # whole rows: the loop over a few dumps would cost more
+    padding = out.shape[0] * d - n_dump
+    if padding:
+        out[-1, :, d - padding :] = 0
 
 
 def _sum_channels(counts: NDArray[Any]) -> Floats:
@@ -193,15 +210,13 @@ def _marks(
 def _to_blocks(values: NDArray[Any], out: NDArray[Any], fill: float) -> None:
     """Copy ``[C, D]`` into blocks of dumps ``[B, C, d]``; what is left of the last block is padding."""
     d = out.shape[2]
+    full, rest = divmod(values.shape[1], d)
     typed = values.astype(out.dtype, copy=False)
     row = np.dtype((np.void, d * out.itemsize))  # rows copied whole: the loop over a few dumps would cost more
-    for b in range(out.shape[0]):
-        part = typed[:, b * d : (b + 1) * d]
-        if part.shape[1] == d:
-            out[b].view(row)[...] = part.view(row)
-        else:
-            out[b, :, : part.shape[1]] = part
-            out[b, :, part.shape[1] :] = fill
+    out[:full].view(row)[..., 0] = typed[:, : full * d].view(row).T
+    if rest:
+        out[full, :, :rest] = typed[:, full * d :]
+        out[full, :, rest:] = fill
 
 
 def _count(flags: NDArray[np.uint16], counts: NDArray[np.int64], times: int) -> None:

@@ -85,6 +85,11 @@ class TileLayout:
         return layout.add("totals", (self.r, self.a, N_TOTALS), np.uint64).add("present", (self.n_dump,), np.uint8)
 
     @property
+    def spectra_bytes(self) -> int:
+        """Bytes of the spectra."""
+        return self.r * self.a * self.n_block * self.n_channel * self.block * self.spectra.itemsize
+
+    @property
     def size(self) -> tuple[int, int]:
         """Threads of the tile kernel for each pixel, and pixels."""
         return self.n_channel * self.n_block * -(-self.block // QUAD), self.r * self.a

@@ -9,7 +9,7 @@ from typing import Final
 
 from calib_gpu.cli.common import Done, app
 from calib_gpu.errors import CalibError, Exit
-from calib_gpu.observe.logs import told_as_json
+from calib_gpu.observe.logs import told_as_json, warnings_to_stderr
 
 __all__ = ["app", "main"]
 
@@ -49,6 +49,7 @@ def register(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run ``calib-gpu`` and leave with its exit code (see :class:`calib_gpu.errors.Exit`)."""
     register(sys.argv[1:] if arguments is None else arguments)
+    warnings_to_stderr()
     try:
         app(args=arguments, prog_name="calib-gpu")
     except Done as done:

@@ -38,8 +38,10 @@ def check(
 
     Example: `calib-gpu check calibrated.zarr`, `calib-gpu check night.zarr --quick`
     """
+    from calib_gpu.store.kinds import refuse_no_folder
     from calib_gpu.store.l1_store import looks_like_l1
 
+    refuse_no_folder(store, "L0 or L1")
     if looks_like_l1(store):
         _check_l1(store)
     settings = build_settings({"require_checksum": require_checksum or None}, assignments, config, None)
@@ -55,9 +57,14 @@ def _check_l1(l1: Path) -> None:
     numbers = sorted({int(name[5:].split("/")[0]) for name in bad if name.startswith("scan_")})
     if numbers:
         typer.echo(f"to make them anew: calib-gpu run L0 {l1} --overwrite --scans {','.join(map(str, numbers))}")
-    typer.echo(
-        f"{n_scans} scan(s) checked, {len(bad)} file(s) differ" if bad else f"{n_scans} scan(s) checked, all as written"
-    )
+    if bad:
+        typer.echo(f"{n_scans} scan(s) checked, {len(bad)} file(s) differ")
+    elif n_scans:
+        typer.echo(f"{n_scans} scan(s) checked, all as written")
+    else:
+        failed = l1 / "failures.json"
+        why = f"; {failed} says why none was calibrated" if failed.exists() else ""
+        typer.echo(f"no scan in it yet: calib-gpu run L0 {l1} calibrates some{why}")
     raise Done(Exit.NONE if bad else Exit.ALL)
 
 

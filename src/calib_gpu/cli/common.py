@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -12,6 +12,7 @@ from calib_gpu.errors import ConfigError, Exit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from calib_gpu.records import ScanId
     from calib_gpu.settings import Settings
 
 app = typer.Typer(
@@ -48,18 +49,32 @@ def _options(
     pass
 
 
+_SCAN: Final = re.compile(r"(?:scan_)?(\d{1,9})(?:/(band_[\w.-]+))?")
+_RANGE: Final = re.compile(r"(?:scan_)?(\d{1,9})-(?:scan_)?(\d{1,9})")
+
+
+def parse_scan(text: str, option: str = "--scan") -> ScanId:
+    """``25650``, ``scan_025650`` or ``25650/band_LFA``, as commands print it; without a band it is empty."""
+    from calib_gpu.records import ScanId
+
+    match = _SCAN.fullmatch(text.strip())
+    if not match:
+        rule = "a number or a name, e.g. 25650, scan_025650 or scan_025650/band_LFA"
+        raise ConfigError("not a scan", array=option, value=text, rule=rule)
+    return ScanId(int(match[1]), match[2] or "")
+
+
 def parse_scans(text: str | None) -> list[int] | None:
-    """``25650,25652-25660`` as numbers; None without text."""
+    """``25650,25652-25660`` as numbers; None without text. A band stands for its scan with all bands."""
     if text is None:
         return None
     numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match:
-            raise ConfigError(
-                "not a list of scans", array="--scans", value=text, rule="numbers and ranges, e.g. 25650,25652-25660"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
+    for part in map(str.strip, text.split(",")):
+        ends = _RANGE.fullmatch(part)
+        if not ends and not _SCAN.fullmatch(part):
+            rule = "numbers, names and ranges, e.g. 25650,scan_025651,25652-25660"
+            raise ConfigError("not a list of scans", array="--scans", value=text, rule=rule)
+        first, last = (int(ends[1]), int(ends[2])) if ends else (parse_scan(part).number,) * 2
         if last < first or last - first > 1_000_000:
             raise ConfigError("not a range of scans", array="--scans", value=part, rule="first-last, ascending")
         numbers += range(first, last + 1)

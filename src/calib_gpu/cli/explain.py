@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from calib_gpu.cli.common import Done, app, build_settings
+from calib_gpu.cli.common import Done, app, build_settings, parse_scan
 from calib_gpu.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
@@ -39,9 +38,7 @@ def explain(
 
     Example: `calib-gpu explain night.zarr 25650 512 0 1 3 0 --l1 calibrated.zarr`
     """
-    match = re.fullmatch(r"(?:scan_)?(\d{1,9})(?:/(band_[\w.-]+))?", scan)
-    if not match:
-        raise ConfigError("not a scan", array="SCAN", value=scan, rule="a number, e.g. 25650 or 25650/band_LFA")
+    which = parse_scan(scan, "SCAN")
     given: dict[str, Any] = {"atmosphere": atmosphere}
     settings = build_settings(given, assignments, config, profile)
     if l1 is not None and set(settings.origin) - {"atmosphere"}:
@@ -51,9 +48,7 @@ def explain(
         )  # fmt: skip
     from calib_gpu.cli.tables import show
     from calib_gpu.explain import Place, explain, tables
-    from calib_gpu.records import ScanId
 
-    which = ScanId(int(match[1]), match[2] or "")
     made = explain(l0, which, Place(c, r, a, d, s), settings, l1)
     show(tables(made))
     _verdict(made)

@@ -28,8 +28,10 @@ def sdfits(
 
     Example: `calib-gpu ingest sdfits file0.fits file1.fits l0.zarr`
     """
-    if len(paths) < 2:
-        raise typer.BadParameter("give at least one SDFITS file and the L0 store to create")
+    if len(paths) < 2 or paths[-1].is_file():
+        raise typer.BadParameter(
+            f"give SDFITS files, then the L0 store to create: the last argument is the output store, not {paths[-1]}"
+        )
     from calib_gpu.ingest.sdfits import ingest_sdfits
 
     for line in ingest_sdfits(paths[:-1], paths[-1]):

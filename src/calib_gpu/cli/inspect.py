@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from calib_gpu.cli.common import app, build_settings
+from calib_gpu.cli.common import app, build_settings, parse_scan
 
 
 @app.command()
 def inspect(
     store: Annotated[Path, typer.Argument(help="L0 or L1 store.")],
-    scan: Annotated[int | None, typer.Option(help="Show one scan in detail.")] = None,
+    scan: Annotated[
+        str | None, typer.Option(help="Show one scan in detail, e.g. 25650, or one band: scan_025650/band_LFA.")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="Telescope profile: a name or a TOML file.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any setting, name=value; repeatable.")] = None,
 ) -> None:
@@ -28,4 +30,5 @@ def inspect(
     from calib_gpu.cli.tables import show
     from calib_gpu.inspection import inspect_store
 
-    show(inspect_store(store, scan, settings))
+    which = None if scan is None else parse_scan(scan)
+    show(inspect_store(store, which, settings))

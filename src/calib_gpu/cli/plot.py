@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from calib_gpu.cli.common import app
+from calib_gpu.cli.common import app, parse_scan
+from calib_gpu.errors import ConfigError
 
 
 @app.command()
 def plot(
     l1: Annotated[Path, typer.Argument(help="L1 store.")],
-    scan: Annotated[int, typer.Option(help="Number of the scan.")],
+    scan: Annotated[
+        str, typer.Option(help="The scan, with its band where it has several: 25650, scan_025650/band_LFA.")
+    ],
     what: Annotated[str, typer.Option(help="spectrum | waterfall | trec | sky | map")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture: .png, .pdf or .svg.")],
     pixel: Annotated[
@@ -35,4 +38,8 @@ def plot(
     """
     from calib_gpu.qa.plots import Request, plot_scan
 
-    typer.echo(f"plot: {plot_scan(l1, Request(scan, what, pixel or [], band, rest_ghz, overwrite), out)}")
+    which = parse_scan(scan)
+    if band and which.band and band != which.band:
+        raise ConfigError("two bands", array="--band", value=band, rule=f"that of --scan, {which.band}, or none")
+    request = Request(which.number, what, pixel or [], band or which.band or None, rest_ghz, overwrite)
+    typer.echo(f"plot: {plot_scan(l1, request, out)}")

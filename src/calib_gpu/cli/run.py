@@ -55,7 +55,9 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="off | auto | BITS: round T_A* far below its noise; files of a quarter.")
     ] = None,
-    codec: Annotated[str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4 | nvcomp-zstd (on the GPU)")
+    ] = None,
     level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
     require_checksum: Annotated[
         bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")

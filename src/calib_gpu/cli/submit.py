@@ -53,6 +53,7 @@ def submit(
     Example: `calib-gpu submit night.zarr calibrated.zarr --partition gpu --gpus-per-task 1 --time 01:00:00 --dry-run`
     """
     from calib_gpu import slurm
+    from calib_gpu.selection import scans_text
 
     _check(options or [])
     resources = {
@@ -69,7 +70,7 @@ def submit(
     if dry_run:
         typer.echo(planned.script)
         for k, numbers in enumerate(planned.tasks):
-            typer.echo(f"task {k}: {slurm.scans_text(numbers)}")
+            typer.echo(f"task {k}: {scans_text(numbers)}")
     else:
         tell(slurm.submit(planned))
 

@@ -6,17 +6,31 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-from calib_gpu.backend import BACKENDS
+from calib_gpu.backend import BACKENDS, get_backend
 from calib_gpu.doctor import Finding
+from calib_gpu.errors import ConfigError
 
 
 def gpu() -> list[Finding]:
     """Driver, devices, and whether this release makes use of them."""
-    own = [Finding("GPU", "backends", ", ".join(BACKENDS))]
+    own = [_backends()]
     if set(BACKENDS) == {"numpy"}:
         cost = "this release calculates on the processor, with or without a GPU"
         own = [Finding("GPU", "backends", "numpy", "missing", cost)]
     return [*own, *_driver()]
+
+
+def _backends() -> Finding:
+    """Those that can run here: each is opened once."""
+    usable, lacking = [], []
+    for name in BACKENDS:
+        try:
+            get_backend(name).close()
+            usable.append(name)
+        except ConfigError as error:
+            lacking.append(f"{name}: {error.what} ({error.rule})")
+    cost = f"the processor does the arithmetic; {'; '.join(lacking)}" if lacking else ""
+    return Finding("GPU", "backends", ", ".join(usable), "missing" if lacking else "ok", cost)
 
 
 def _driver() -> list[Finding]:

@@ -31,7 +31,7 @@ OPTIONAL: Final = (
     ),
     (
         ("nvidia-libnvcomp-cu12", "nvidia-libnvcomp-cu13"),
-        "no setting gpu_reader: the counts for a GPU are decoded by the host",
+        "no gpu_reader and no codec nvcomp_zstd: for a GPU, too, counts are decoded and L1 is encoded by the host",
         "gds12",
     ),
 )

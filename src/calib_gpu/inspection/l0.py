@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib_gpu.backend import get_backend
-from calib_gpu.config_files import fitting_profiles
+from calib_gpu.config_files import fitting_profiles, load_profile
 from calib_gpu.errors import CalibError, ScanFailure
 from calib_gpu.inspection.layout import layout_line, layout_warnings
 from calib_gpu.inspection.tables import Table, size_text
@@ -73,7 +73,15 @@ def _suggested_profile(attrs: Mapping[str, Any]) -> str:
     """The telescope profile whose name fits the store; it is never taken by itself."""
     fitting = fitting_profiles([str(attrs.get(name, "")) for name in ("telescope", "instrument")])
     if fitting:
-        return f"telescope profile that fits: --profile {' or '.join(fitting)}"
+        bare = [
+            name for name in fitting if load_profile(name).source.get("atmosphere", "").startswith("no built-in table")
+        ]
+        hint = (
+            f" ({' and '.join(bare)}: no built-in table covers the band; add --atmosphere none, or a table of your own)"
+            if bare
+            else ""
+        )
+        return f"telescope profile that fits: --profile {' or '.join(fitting)}{hint}"
     return "no shipped telescope profile fits: --profile generic, or a TOML file of your own"
 
 
@@ -244,9 +252,10 @@ def _load_table(store: L0Store, scan: ScanId, settings: Settings, reader: Reader
             (str(r), str(a), names[r * cal.bad.shape[2] + a] if names else "", f"{loads.t_hot:.2f}", f"{loads.t_cold:.2f}",
              f"{pixel.y:.4f}", f"{pixel.gain:.6g}", f"{pixel.trec:.3f}", sky, str(np.count_nonzero(cal.bad[:, r, a])))
         )  # fmt: skip
+    one_band = rx.gains.single_sideband
     return Table(
         f"{scan}: loads (inner 80 % of the band)",
-        columns,
+        tuple("T_rec K" if one_band and c == "T_rec,DSB K" else c for c in columns),
         rows,
         ("T_rec in the Planck convention; T_sys without atmosphere",),
     )

@@ -9,24 +9,22 @@ from typing import Any
 import numpy as np
 
 from calib_gpu import schema
-from calib_gpu.inspection.tables import Table, chosen, size_text
+from calib_gpu.inspection.tables import Table, chosen, named, size_text
 from calib_gpu.records import ScanId
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
 
 
-def l1_tables(path: Path, number: int | None) -> list[Table]:
+def l1_tables(path: Path, which: ScanId | None) -> list[Table]:
     """All scans, or one in detail, with its failure if it failed when last tried."""
     scans = published_scans(path)
-    if number is not None:
-        failed = [f["message"] for f in _failures(path) if f["scan"].split("/")[0] == f"scan_{number:06d}"]
-        there = [scan for scan in scans if scan.number == number] if failed else chosen(scans, number, path)
+    if which is not None:
+        failed = [f["message"] for f in _failures(path) if f["scan"] == str(which) or f["scan"].startswith(f"{which}/")]
+        there = named(scans, which) if failed else chosen(scans, which, path)
         tables = [table for scan in there for table in _l1_scan(path, scan)]
         if failed:
-            tables.append(
-                Table(f"scan_{number:06d}: not calibrated when last tried", ("failure",), [(text,) for text in failed])
-            )
+            tables.append(Table(f"{which}: not calibrated when last tried", ("failure",), [(text,) for text in failed]))
         return tables
     rows, notes = [], ["numbers are medians over pixels"]
     for scan in scans:
@@ -71,7 +69,7 @@ def _l1_scan(path: Path, scan: ScanId) -> list[Table]:
                     kind,
                     size_text(_on_disk(attrs, row.name)),
                     row.unit,
-                    row.meaning,
+                    str(array.meta.attrs.get("long_name", row.meaning)),
                 )
             )
     hidden = ("qa", "files", "settings", "inputs", "receiver")

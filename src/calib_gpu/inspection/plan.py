@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from calib_gpu.encoded import CODEC
 from calib_gpu.inspection.tables import Table, size_text
 from calib_gpu.modes import detect_mode
 from calib_gpu.records import CountGroup, ScanId
@@ -55,6 +56,8 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
     ]
     if settings.gpu_reader != "host":
         notes.append("with gpu_reader a slot takes its input once more, and about three times its counts for nvCOMP")
+    if settings.codec_used == CODEC:
+        notes.append(f"with codec {CODEC} a slot takes its spectra once more, and about six times that for nvCOMP")
     return Table(
         f"Tiles on a GPU: {path.name}", COLUMNS, rows,
         tuple(notes),

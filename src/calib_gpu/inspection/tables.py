@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calib_gpu.errors import ConfigError
 from calib_gpu.records import ScanId
+from calib_gpu.selection import known
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,20 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def chosen(ids: list[ScanId], number: int, path: Path) -> list[ScanId]:
-    """The scans (bands) of a number; ConfigError if there are none."""
-    found = [scan for scan in ids if scan.number == number]
+def named(ids: list[ScanId], which: ScanId) -> list[ScanId]:
+    """A band, or without one all bands of a scan; none if they are not there."""
+    return [scan for scan in ids if scan.number == which.number and which.band in ("", scan.band)]
+
+
+def chosen(ids: list[ScanId], which: ScanId, path: Path) -> list[ScanId]:
+    """A band, or without one all bands of a scan; ConfigError if there is none."""
+    found = named(ids, which)
     if not found:
         raise ConfigError(
             "not in the store",
             array="--scan",
-            value=number,
-            rule=f"scans of {path.name}: {ids[0].number} to {ids[-1].number}",
+            value=str(which) if which.band else which.number,
+            rule=f"scans of {path.name}: {known(ids)}",
         )
     return found
 

@@ -62,7 +62,8 @@ class Heartbeat(Progress):
         with self._lock:
             self._ended += 1
             self._failed += report.status == "failed"
-            self._scan = ""
+            if self._scan == report.scan:  # else the next one has begun
+                self._scan = ""
 
     def _beat(self) -> None:
         while not self._over.wait(self._interval):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -45,6 +47,24 @@ def log_to_stderr(*, quiet: bool, log_format: str = "text") -> logging.Handler:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     return handler
+
+
+def warnings_to_stderr() -> None:
+    """Send warnings and errors to standard error as they are: for commands that keep no log."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("calib_gpu").handlers[:] = [handler]
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """No lines of the engine meanwhile: for runs whose failures are looked at otherwise."""
+    logger = logging.getLogger("calib_gpu")
+    before, logger.handlers[:] = logger.handlers[:], [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
 
 
 def told_as_json() -> bool:

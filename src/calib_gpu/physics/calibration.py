@@ -58,16 +58,19 @@ class SampleRule:
         return int(np.count_nonzero(~self.missing(counts, counts.shape[1]).all(axis=0)))
 
     def all_valid(self, counts: NDArray[Any], n_dump: int) -> bool:
-        """True if every sample is valid: two passes without a temporary."""
+        """True if every sample is valid: one pass, or two where there is an upper limit, without a temporary."""
         if n_dump < counts.shape[-1] or not counts.size:
             return False
-        low, high = counts.min(), counts.max()  # NaN compares false
-        in_range = (
-            bool(low > (0 if self.positive else -np.inf))
-            and bool(high < np.inf)
-            and (self.saturation is None or bool(high < self.saturation))
-        )
-        return in_range and (counts.dtype.kind == "f" or self.fill is None or not low <= self.fill <= high)
+        low = counts.min()  # NaN compares false
+        if not low > (0 if self.positive else -np.inf):
+            return False
+        is_float = counts.dtype.kind == "f"
+        has_fill = not is_float and self.fill is not None and low <= self.fill
+        if not (is_float or has_fill or self.saturation is not None):
+            return True
+        high = counts.max()
+        below = bool(high < np.inf) and (self.saturation is None or bool(high < self.saturation))
+        return below and not (has_fill and self.fill is not None and self.fill <= high)
 
 
 def factor(gamma: Floats, hot: Floats, cold: Floats) -> Floats:

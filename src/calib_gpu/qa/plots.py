@@ -18,7 +18,7 @@ from calib_gpu.pictures import refuse_picture, write_picture
 from calib_gpu.qa import quicklook
 from calib_gpu.qa.products import ScanProducts, choose, open_products
 from calib_gpu.qa.report.pack import text
-from calib_gpu.qa.sky_check import reference_subscans, sky_of
+from calib_gpu.qa.sky_check import reference_subscans, sidebands, sky_of
 from calib_gpu.records import Floats, ScanId
 from calib_gpu.store.l1_store import published_scans
 
@@ -123,7 +123,15 @@ def _scan_id(l1: Path, request: Request) -> ScanId:
     there = choose(published_scans(l1), [request.scan], l1)
     if request.band is None and len(there) == 1:
         return there[0]
-    found: ScanId = _one_of("--band", request.band or "", {scan.band: scan for scan in there})
+    bands = {scan.band: scan for scan in there}
+    if request.band is None:
+        raise ConfigError(
+            f"scan {request.scan} has {len(there)} bands",
+            array="--band",
+            rule=" | ".join(bands),
+            fix="give one of them",
+        )
+    found: ScanId = _one_of("--band", request.band, bands)
     return found
 
 
@@ -207,12 +215,11 @@ def spectrum(canvas: Canvas) -> None:
 
 
 def _ta_label(products: ScanProducts) -> str:
-    corrected = products.attrs.get("transmission_corrected") is not False
-    return "T_A*, K" if corrected else "T_A, K (not corrected for the atmosphere)"
+    return f"{products.scale}, K" + ("" if products.corrected else " (not corrected for the atmosphere)")
 
 
 def waterfall(canvas: Canvas) -> None:
-    """T_A* of all ON dumps in time, mean over the chosen pixels."""
+    """All ON dumps in time, mean over the chosen pixels."""
     products, axes = canvas.products, canvas.figure.subplots()
     binning = quicklook.Binning.of(products)
     total = np.zeros((binning.n_on * binning.per_subscan, binning.n_bin))
@@ -247,8 +254,8 @@ def trec(canvas: Canvas) -> None:
         bad = products.pixel("bad_channels", r, a)
         _curve(upper, x, np.where(bad, np.nan, products.pixel("trec", r, a)), name)
         _curve(lower, x, np.nanmean(products.pixel("t_sys", r, a), axis=1), name)
-    upper.set_ylabel(f"T_rec (DSB, {text(products.attrs.get('trec_convention', ''))}), K")
-    lower.set_ylabel("T_sys (on the T_A* scale), K")
+    upper.set_ylabel(f"T_rec ({sidebands(products)}, {text(products.attrs.get('trec_convention', ''))}), K")
+    lower.set_ylabel(f"T_sys (on the {products.scale} scale), K")
     _legend(upper, len(shown))
 
 
@@ -313,7 +320,7 @@ def sky_map(canvas: Canvas) -> None:
         f"{window.low / 1e9:.4f} to {window.high / 1e9:.4f} GHz{of}, cells of {gridded.cell:.3g} arcsec",
         fontsize="small",
     )
-    canvas.figure.colorbar(shown, ax=axes, label="integrated T_A*, K km/s")
+    canvas.figure.colorbar(shown, ax=axes, label=f"integrated {products.scale}, K km/s")
 
 
 PLOTS: Final[dict[str, Callable[[Canvas], None]]] = {

@@ -48,6 +48,16 @@ class ScanProducts:
         axis = self.whole("frequency_signal")
         return float(axis[-1] - axis[0]) / (axis.size - 1) if axis.size > 1 else float("nan")
 
+    @property
+    def corrected(self) -> bool:
+        """Whether the spectra are corrected for the atmosphere."""
+        return self.attrs.get("transmission_corrected") is not False
+
+    @property
+    def scale(self) -> str:
+        """The temperature scale of the spectra, for labels: T_A*, or T_A' where they are not corrected for the atmosphere."""
+        return "T_A*" if self.corrected else "T_A'"
+
     def has(self, name: str) -> bool:
         """Whether the scan has this array."""
         return name in self.arrays

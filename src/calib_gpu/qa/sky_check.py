@@ -85,6 +85,14 @@ def sky_of(products: ScanProducts) -> Sky | str:
     return Sky(products, gains, eta_f, model, why)
 
 
+def sidebands(products: ScanProducts) -> str:
+    """``SSB`` where nothing is received from the image band, else ``DSB``: which T_rec it is."""
+    try:
+        return "SSB" if _gains(products.attrs.get("receiver", {})).single_sideband else "DSB"
+    except (LookupError, TypeError, ValueError, ConfigError):
+        return "DSB"
+
+
 def _value(used: Mapping[str, Any], name: str) -> Any:
     return used[name]["value"]
 

@@ -1,13 +1,12 @@
-"""``python -m calib_gpu.selftest.readers``: the optional readers on a GPU, held against the host, and their rates.
+"""``python -m calib_gpu.selftest.readers``: the optional readers and the encoder on a GPU, held against the host; rates.
 
-What is compared: nvCOMP's crc32c and zstd with those of the host, what kvikio reads with the file, and a night calibrated
-with each of them with the same night on NumPy. Whatever is missing or fails is printed whole; the rest goes on.
+What is compared: nvCOMP's crc32c and zstd (both ways) with those of the host, what kvikio reads with the file, and a night
+calibrated with each of them with the same night on NumPy. Whatever is missing or fails is printed whole; the rest goes on.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +24,20 @@ from calib_gpu.backend import choose_backend
 from calib_gpu.backend.base import Backend
 from calib_gpu.backend.decoder import Decoder, DeviceFiles, Span, open_decoder, open_files
 from calib_gpu.backend.device import Device
-from calib_gpu.backend.numpy_ import NumpyBackend
+from calib_gpu.backend.encoder import Encoder, open_encoder
 from calib_gpu.errors import CalibError
-from calib_gpu.pipeline import calibrate
 from calib_gpu.selftest.checks import Check, Comparison
-from calib_gpu.selftest.encode import measure_encode
+from calib_gpu.selftest.encode import CHUNKS, measure_encode
 from calib_gpu.selftest.frame_batch import FrameBatch
-from calib_gpu.selftest.night import files_of
-from calib_gpu.settings import Settings
-from calib_gpu.simulate import realistic, simulate
+from calib_gpu.selftest.gpu_nights import NIGHT, SMALL_NIGHT, ZSTD_CRC, check_nights
 from calib_gpu.store import codecs
-from calib_gpu.store.codecs import Compressor
 from calib_gpu.workers import usable_cores
 
 GB = 1e9
-ZSTD_CRC = Compressor("zstd_crc32c", 1)
 CHANNELS, DUMPS = 4096, 40
 """A chunk as this package writes it: those of preset M."""
-RUNS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("host", {}), ("nvcomp", {"gpu_reader": "nvcomp"}), ("kvikio", {"gpu_reader": "kvikio"}),
-    ("nvcomp, 48 slots", {"gpu_reader": "nvcomp", "slots": 48, "memory": 1 << 30}),
-)  # fmt: skip
-"""Run twice: the first time the libraries are loaded and kernels compiled."""
-NIGHT = (16384, 40, 1, 7, 14)
-"""Half a scan of preset M."""
 Note = Callable[[str], None]
-T = TypeVar("T", bound=Decoder | DeviceFiles)
+T = TypeVar("T", bound=Decoder | DeviceFiles | Encoder)
 
 
 def counts_frames(n: int, channels: int = CHANNELS, dumps: int = DUMPS) -> tuple[NDArray[np.int32], list[bytes]]:
@@ -189,49 +176,22 @@ def _read_plain(path: Path, memory: NDArray[np.uint8], spans: list[Span]) -> Non
             os.preadv(file.fileno(), [memory[span.at : span.at + span.size].data], span.offset)
 
 
-def check_nights(backend: Backend, folder: Path, shape: tuple[int, int, int, int, int]) -> Iterator[Check | str]:
-    """A night whose counts are zstd + crc32c, calibrated on NumPy and with each reader: the files of L1, and the times."""
-    simulate(folder / "night.zarr", realistic("M", shape=shape), counts=ZSTD_CRC)
-    expected: dict[str, str] = {}
-    for k, (reader, values) in enumerate((("numpy", {}), *2 * RUNS)):
-        chosen = NumpyBackend() if reader == "numpy" else backend
-        settings, out = Settings(**values), folder / f"{k}.zarr"
-        begin = time.perf_counter()
-        report = calibrate(folder / "night.zarr", out, settings, backend=chosen)
-        seconds = time.perf_counter() - begin
-        files = files_of(out)
-        shutil.rmtree(out)
-        expected = expected or files
-        notes = sorted({note for scan in report.scans for note in scan.notes})
-        differing = sorted(n for n in expected.keys() | files.keys() if expected.get(n) != files.get(n))
-        on_host = [n for n in notes if "on the host" in n]
-        status = "differs" if differing or on_host or report.count("failed") else "ok"
-        message = next((scan.message for scan in report.scans if scan.error == "DeviceLost"), "")
-        detail = (
-            f"{len(files)} files, {len(differing)} differ; {report.count('ok')} scans ok; {'; '.join(notes)} {message}"
-        )
-        yield Check(f"a night with {reader}", status, detail.strip())
-        stages = {
-            name: round(sum(scan.timings_ms.get(name, 0.0) for scan in report.scans)) for name in ("calibrate", "write")
-        }
-        yield f"a night with {reader}: {seconds:.2f} s, of which ms {stages}"
-
-
 def run(backend: Backend, folder: Path, note: Note, *, small: bool = False) -> bool:
     """All of it; true if nothing differs. ``small`` is for devices that are simulated."""
     device, passed = backend.device, True
     assert device is not None
     decoder = _opened("nvCOMP", lambda: open_decoder(device), note)
     files = _opened("kvikio", lambda: open_files(device), note)
+    encoder = _opened("the encoder of nvCOMP", lambda: open_encoder(device), note)
     parts: list[Callable[[], Iterator[Check | str]]] = []
     if decoder is not None:
         sizes = (2, 4) if small else (4, 16, 64, 256)
         parts += [lambda: check_decoder(device, decoder), lambda: decode_rates(device, decoder, sizes)]
     if files is not None:
         parts.append(lambda: check_files(device, files, folder, 8 << 20 if small else 256 << 20))
-    parts.append(lambda: check_nights(backend, folder, (512, 16, 1, 2, 4) if small else NIGHT))
-    if not small:
-        parts.append(lambda: measure_encode(device))
+    parts.append(lambda: check_nights(backend, folder, SMALL_NIGHT if small else NIGHT))
+    if encoder is not None:
+        parts.append(lambda: measure_encode(device, encoder, 3 if small else CHUNKS))
     for part in parts:
         try:
             for found in part():
@@ -240,7 +200,7 @@ def run(backend: Backend, folder: Path, note: Note, *, small: bool = False) -> b
         except Exception:
             note(f"FAILED\n{traceback.format_exc()}")
             passed = False
-    return passed and decoder is not None and files is not None
+    return passed and None not in (decoder, files, encoder)
 
 
 def _opened(name: str, opener: Callable[[], T], note: Note) -> T | None:

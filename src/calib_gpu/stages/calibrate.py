@@ -122,7 +122,8 @@ class _Lane:
         with scan.timed("write"):
             for i, j in np.ndindex(output.spectra.shape[:2]):
                 pixel = (output.spectra[i, j], output.flags[i, j], begun.t_sys[i, j])
-                self.shards.append(tile.r.start + i, tile.a.start + j, *pixel)
+                encoded = None if output.frames is None else output.frames.pixel(i, j)
+                self.shards.append(tile.r.start + i, tile.a.start + j, *pixel, encoded)
         scan.add(begun, output)
         self.in_flight.popleft().job.release()
         scan.on_tile(tile_samples(output))

@@ -9,7 +9,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import google_crc32c
 
@@ -48,7 +48,7 @@ def _make_dirs(path: str, *, durable: bool = False) -> None:
         if parent in ("", path):
             raise
         _make_dirs(parent, durable=durable)
-        system.mkdir(path, 0o777)
+        return _make_dirs(path, durable=durable)  # another run may have made it meanwhile
     except OSError:  # whatever it says of a folder that is there: that is all that is wanted
         if not stat.S_ISDIR(_mode(path)):
             raise
@@ -119,9 +119,9 @@ class OutputFile:
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def append(self, data: bytes) -> None:
-        """Write all of ``data`` at the end."""
-        view = memoryview(data)
+    def append(self, data: Any) -> None:
+        """Write all of ``data`` (bytes, or another object with read-only bytes) at the end."""
+        view: memoryview = memoryview(data)
         try:
             while view:
                 view = view[system.write(self._handle, view) :]
@@ -174,7 +174,9 @@ def replace_file(path: Path, data: bytes, folder: Path | None = None) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             system.unlink(temporary)
-        raise (error if isinstance(error, OutputError) else cannot_write(path, error)) from None
+        told = error if isinstance(error, OutputError) else cannot_write(path, error)
+        told.array = str(path)  # the file that was asked for, not the temporary one
+        raise told from None
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -42,11 +42,11 @@ def described(path: Path) -> str:
 
 
 def refuse_no_folder(path: Path, wanted: str) -> None:
-    """:class:`StoreUnusable` where ``path`` is no folder that can be read; ``wanted`` is ``L0`` or ``L1``."""
+    """:class:`StoreUnusable` where ``path`` is no folder that can be read; ``wanted`` is ``L0``, ``L1`` or ``L0 or L1``."""
     if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
         return
     what = "cannot be read" if path.is_dir() else "is a file" if path.is_file() else "no such directory"
-    fits = wanted == "L0" and path.is_file()
+    fits = wanted.startswith("L0") and path.is_file()
     fix = "FITS files: calib-gpu ingest sdfits" if fits else f"give the path of an {wanted} Zarr store"
     raise StoreUnusable(what, array=str(path), fix=fix)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calib_gpu import schema
 from calib_gpu.store import disk
-from calib_gpu.store.codecs import Compressor
+from calib_gpu.store.codecs import Compressor, encode_all
 from calib_gpu.store.documents import array_document, chunk_key, dump_json, group_document, sealed
 from calib_gpu.store.shards import ShardWriter, dump_block, pixel_block
 from calib_gpu.store.small import write_array
@@ -197,14 +197,27 @@ class LaneWriter:
             raise
 
     def append(
-        self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64]
-    ) -> None:
-        """Encode and write one pixel: ``spectra`` and ``flags`` in blocks of dumps [B, C, d], ``t_sys`` [C]."""
+        self, r: int, a: int, spectra: NDArray[Any], flags: NDArray[np.uint16], t_sys: NDArray[np.float64],
+        encoded: Sequence[bytes] | None = None,
+    ) -> None:  # fmt: skip
+        """Encode and write one pixel: ``spectra`` and ``flags`` in blocks of dumps [B, C, d], ``t_sys`` [C].
+
+        ``encoded`` are the blocks of spectra where they are encoded already, with the compressor of the spectra.
+        """
         where = (r - self._lane.r.start, a - self._lane.a.start)
-        for name, values in (("spectra", spectra), ("flags", flags)):
-            for k, chunk in enumerate(values):
-                self._shards[name].append((0, k, *where, 0), chunk)
-        self._shards["t_sys"].append((0, *where, 0), t_sys)
+        blocks: list[tuple[int, ...]] = [(0, k, *where, 0) for k in range(len(spectra))]
+        parts: list[tuple[ShardWriter, list[tuple[int, ...]], list[NDArray[Any]]]] = [
+            (self._shards["flags"], blocks, list(flags)),
+            (self._shards["t_sys"], [(0, *where, 0)], [t_sys]),
+        ]
+        if encoded is None:
+            parts.insert(0, (self._shards["spectra"], blocks, list(spectra)))
+        else:
+            self._shards["spectra"].append_encoded(blocks, encoded)
+        data = encode_all([(shard.compressor, chunk) for shard, _, chunks in parts for chunk in chunks])
+        for shard, places, chunks in parts:
+            shard.append_encoded(places, data[: len(chunks)])
+            del data[: len(chunks)]
 
     def close(self) -> None:
         """Finish the three files and note them in the scan's list."""

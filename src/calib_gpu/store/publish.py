@@ -53,8 +53,13 @@ class Publisher:
             "config": config, "input_store": input_name,
         }  # fmt: skip
         self._gate, self._closed = threading.Lock(), False
+        self._handles: dict[Path, int] = {}
         self._refuse_foreign()
-        disk.make_dirs(self.run / "staging")
+        try:
+            disk.make_dirs(self.run / "staging")
+        except OutputError as error:
+            error.array, error.rule = str(l1), f"{self.run.name} is made beside it"
+            raise
         self._remove_leftovers()
         self._staging, self._lock = self._claim()
         try:
@@ -141,10 +146,24 @@ class Publisher:
             return None
 
     def stage(self, scan: ScanId) -> Path:
-        """A fresh staging folder for a scan."""
+        """A fresh staging folder for a scan; several may be filled at a time."""
         folder = self._staging / scan.path.replace("/", ".")
-        disk.remove_tree(folder)
+        self.discard(folder)
+        with contextlib.suppress(OSError):
+            # each scan hears by a handle of its own of what the file system could not write since then: what is told on
+            # one because of another scan is told on its own as well
+            self._handles[folder] = system.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return folder
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staging folder."""
+        disk.remove_tree(staged)
+        self._let_go(staged)
+
+    def _let_go(self, staged: Path) -> None:
+        handle = self._handles.pop(staged, None)
+        if handle is not None:
+            system.close(handle)
 
     def publish(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         """Move a staged scan into the store by one rename; False if another run published the same scan first.
@@ -152,7 +171,7 @@ class Publisher:
         With ``overwrite`` it changes places with the scan that stands there. Whether it is there is told by its digest, for
         a file system on the network can lose the reply of a rename that was done. Nothing is published after :meth:`close`.
         """
-        disk.make_durable(staged, self._lock)
+        disk.make_durable(staged, self._handles.get(staged))
         if gone := _gone(staged):
             raise OutputError(
                 "files of the staged scan are gone", array=str(staged), value=", ".join(gone[:3]),
@@ -161,7 +180,9 @@ class Publisher:
         with self._gate:
             if self._closed:
                 raise Stopped("the run was given up")
-            return self._move(scan, staged, overwrite=overwrite)
+            moved = self._move(scan, staged, overwrite=overwrite)
+            self._let_go(staged)
+            return moved
 
     def _move(self, scan: ScanId, staged: Path, *, overwrite: bool) -> bool:
         target, mine = self.path / scan.path, _digest(staged)
@@ -192,7 +213,7 @@ class Publisher:
         scan = self._staging / f"{target.parent.name}-{secrets.token_hex(4)}"
         disk.write_file(scan / "zarr.json", dump_json(sealed(group_document({}))[0]))
         disk.rename(staged, scan / target.name)
-        disk.make_durable(scan, self._lock)
+        disk.make_durable(scan, self._handles.get(staged))
         if disk.rename(scan, target.parent):
             self._confirm(target, target.parent.parent)
             return True
@@ -231,6 +252,8 @@ class Publisher:
         finally:
             self._gate.release()
         disk.remove_tree(self._staging)
+        for staged in list(self._handles):
+            self._let_go(staged)
         if self._lock is not None:
             system.close(self._lock)
             self._lock = None

@@ -1,7 +1,7 @@
-"""Decoder and file reader of the simulated device: what nvCOMP and kvikio do, when the schedule lets them.
+"""Decoder, encoder and file reader of the simulated device: what nvCOMP and kvikio do, when the schedule lets them.
 
-The decoder takes nothing for granted: it reads its table on the device at its turn, and every address must lie in the block
-that the launch names.
+Decoder and encoder take nothing for granted: they read their tables on the device at their turn, and every address must lie
+in the block that the launch names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from calib_gpu.backend.decoder import SUCCESS, Batch, Span
-from calib_gpu.backend.device import View
+from calib_gpu.backend.device import ALIGNMENT, View
+from calib_gpu.backend.encoder import Chunks
 from calib_gpu.store.frames import FRAME_ALIGNMENT
 from calib_gpu.testing.sim import SimDevice
 from calib_gpu.testing.sim_memory import SimBlock
@@ -24,9 +25,34 @@ from calib_gpu.testing.sim_memory import SimBlock
 CANNOT_DECOMPRESS: Final = 12
 """The status that nvCOMP gives."""
 _FAR: Final = 1 << 40
+_ENCODER_ALIGNMENT: Final = 4
+"""nvcompZstdRequiredCompressionAlignment."""
 
 
-class SimDecoder:
+class _OnDevice:
+    """Blocks of a simulated device, and their addresses."""
+
+    def __init__(self, device: Any) -> None:
+        self.device: SimDevice = device
+        self._addresses: dict[SimBlock, int] = {}
+
+    def address(self, block: Any) -> int:
+        """Blocks lie far from each other, in the order in which they are asked for."""
+        return self._addresses.setdefault(block, (len(self._addresses) + 1) * _FAR)
+
+    def _block(self, block: Any) -> SimBlock:
+        if not isinstance(block, SimBlock) or block.device is not self.device:
+            raise AssertionError(f"{block!r} is not a block of this device")
+        return block
+
+    def _bytes(self, block: SimBlock, address: int, size: int, alignment: int = 1) -> NDArray[np.uint8]:
+        start = address - self.address(block)
+        if start < 0 or start + size > block.nbytes or start % alignment:
+            raise AssertionError(f"bytes {start} to {start + size} of {block}, alignment {alignment}")
+        return block.memory[start : start + size]
+
+
+class SimDecoder(_OnDevice):
     """See :class:`calib_gpu.backend.decoder.Decoder`.
 
     Parameters
@@ -38,17 +64,12 @@ class SimDecoder:
     """
 
     def __init__(self, device: Any, answer: Callable[[int, int], int] = lambda k, status: status) -> None:
-        self.device: SimDevice = device
+        super().__init__(device)
         self.answer, self.n_frame = answer, 0
-        self._addresses: dict[SimBlock, int] = {}
 
     def describe(self) -> str:
         """That it is simulated."""
         return "simulated decoder"
-
-    def address(self, block: Any) -> int:
-        """Blocks lie far from each other, in the order in which they are asked for."""
-        return self._addresses.setdefault(block, (len(self._addresses) + 1) * _FAR)
 
     def scratch_bytes(self, n: int, content: int) -> int:
         """As much as the content."""
@@ -87,16 +108,62 @@ class SimDecoder:
 
         self.device._enqueue("decoding of frames", stream, run, (frames,), (target, scratch, found))
 
-    def _block(self, block: Any) -> SimBlock:
-        if not isinstance(block, SimBlock) or block.device is not self.device:
-            raise AssertionError(f"{block!r} is not a block of this device")
-        return block
 
-    def _bytes(self, block: SimBlock, address: int, size: int, alignment: int = 1) -> NDArray[np.uint8]:
-        start = address - self.address(block)
-        if start < 0 or start + size > block.nbytes or start % alignment:
-            raise AssertionError(f"bytes {start} to {start + size} of {block}, alignment {alignment}")
-        return block.memory[start : start + size]
+class SimEncoder(_OnDevice):
+    """See :class:`calib_gpu.backend.encoder.Encoder`.
+
+    Parameters
+    ----------
+    device
+        Whose streams and blocks these are.
+    spoil
+        Called with the number of each frame and its bytes before they are put down; may give others.
+    answer
+        Called with the number of each frame, its status and size before they are told; may tell others.
+    """
+
+    def __init__(
+        self, device: Any, spoil: Callable[[int, bytes], bytes] = lambda k, frame: frame,
+        answer: Callable[[int, int, int], tuple[int, int]] = lambda k, status, size: (status, size),
+    ) -> None:  # fmt: skip
+        super().__init__(device)
+        self.spoil, self.answer, self.n_frame = spoil, answer, 0
+
+    def describe(self) -> str:
+        """That it is simulated."""
+        return "simulated encoder"
+
+    def frame_bound(self, content: int) -> int:
+        """More than zstd ever takes."""
+        return content + (content >> 8) + 64
+
+    def scratch_bytes(self, n: int, content: int) -> int:
+        """As much as the content."""
+        return n * content
+
+    def encode(self, chunks: Chunks, stream: Any) -> None:
+        """Encode; the scratch memory is written, too, and of each frame's place what is behind the frame."""
+        source, table = self._block(chunks.source), self._block(chunks.table)
+        scratch, frames = self._block(chunks.scratch), self._block(chunks.frames)
+        if scratch.nbytes < self.scratch_bytes(chunks.n, chunks.content):
+            raise AssertionError(f"{scratch} is too small for {chunks.n} chunks of {chunks.content} bytes")
+
+        def run() -> None:
+            for k in range(chunks.n):
+                place, content, target = (_value(chunks.told(name), k) for name in ("source", "content", "target"))
+                if content != chunks.content:
+                    raise AssertionError(f"a chunk of {content} bytes among chunks of {chunks.content}")
+                data = self._bytes(source, place, content, _ENCODER_ALIGNMENT).tobytes()
+                room = self._bytes(frames, target, self.frame_bound(content), ALIGNMENT)
+                frame = self.spoil(self.n_frame, zstandard.ZstdCompressor(1, write_content_size=True).compress(data))
+                room[:] = 0xA5
+                room[: len(frame)] = np.frombuffer(frame, np.uint8)
+                scratch.memory[k * content : (k + 1) * content] = np.frombuffer(data, np.uint8)
+                told = self.answer(self.n_frame, SUCCESS, len(frame))
+                _array(chunks.answer("status"))[k], _array(chunks.answer("size"))[k] = told
+                self.n_frame += 1
+
+        self.device._enqueue("encoding of chunks", stream, run, (source, table), (scratch, frames))
 
 
 def _decode(frame: NDArray[np.uint8], out: NDArray[np.uint8]) -> tuple[int, int]:

@@ -62,13 +62,14 @@ function nightPlots() {
   const timed = night.filter((scan) => scan.mjd !== null);
   const water = timed.filter((s) => s.pwv !== null).map((s) => ({
     ...s, value: s.pwv, ends: s.pwvErr === null ? [] : [s.pwv - s.pwvErr, s.pwv + s.pwvErr], odd: !["ok", "fixed"].includes(s.pwvStatus) }));
+  const dry = night.length > 0 && night.every((s) => !s.corrected);
   const trec = timed.filter((s) => s.trec !== null).map((s) => ({ ...s, value: s.trec, ends: s.trecEnds, odd: false }));
   const names = bands.length > 1 ? legend(bands.map((band, k) => [`k${k % 4}`, band || "no band"])) : node("span", {});
   place.replaceChildren(
-    figure("Water vapour", water.length ? nightChart(water, bands, width, "PWV, mm", "PWV over the night") : nothing("no scan has a water vapour"),
-      "Bar: scatter over the OFFs of the scan, or the error of the fit; red: at a bound or a fallback."),
-    figure("Receiver temperature", node("div", {}, trec.length ? nightChart(trec, bands, width, "T_rec (DSB), K", "T_rec over the night") : nothing("no scan has a T_rec"), names),
-      "Median over the pixels; bar: least to largest."),
+    figure("Water vapour", water.length ? nightChart(water, bands, width, "PWV, mm", "PWV over the night") : nothing(dry ? "No water vapour was used: not corrected for the atmosphere." : "No scan has a water vapour."),
+      water.length ? "Bar: scatter over the OFFs of the scan, or the error of the fit; red: at a bound or a fallback." : ""),
+    figure("Receiver temperature", node("div", {}, trec.length ? nightChart(trec, bands, width, `T_rec (${[...new Set(trec.map((s) => s.sidebands))].join(", ")}), K`, "T_rec over the night") : nothing("No scan has a T_rec."), names),
+      trec.length ? "Median over the pixels; bar: least to largest." : ""),
   );
 }
 

@@ -137,7 +137,7 @@ function chart(options) {
   const svg = node("svg", { viewBox: `0 0 ${width} ${height.toFixed(0)}`, role: "img", "aria-label": title });
   const clip = `clip${++clips}`;
   svg.append(node("defs", {}, node("clipPath", { id: clip }, node("rect", { x: box.x, y: box.y, width: box.w, height: box.h }))));
-  const xt = (options.x.ticks || ticks)(x0, x1, bare ? 2 : Math.max(3, width / 110)), yt = scaleTicks(y0, y1, bare ? 3.5 : 5);
+  const xt = (options.x.ticks || (bare ? scaleTicks : ticks))(x0, x1, bare ? 2 : Math.max(3, width / 110)), yt = scaleTicks(y0, y1, bare ? 3.5 : 5);
   for (const v of xt) {
     svg.append(node("line", { class: "tick", x1: x(v), x2: x(v), y1: box.y, y2: box.y + box.h }));
     svg.append(node("text", { x: x(v), y: box.y + box.h + 14, "text-anchor": "middle" }, (options.x.text || tickText)(v, xt)));

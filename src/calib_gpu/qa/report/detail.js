@@ -1,6 +1,7 @@
 // One scan: everything that is drawn of a record of summary.py.
 
 const GHZ = "signal frequency, GHz";
+const PANEL = 170; // width of a small chart: that of the narrowest panel, so that its text is not made smaller
 
 /** A figure with a heading, a drawing and a line of explanation. */
 function figure(title, drawing, note) {
@@ -14,7 +15,7 @@ const nothing = (why) => node("p", { class: "note" }, why);
 function tableOf(heads, rows, numeric = [], kind = "") {
   const cell = (name, text, k) => node(name, numeric.includes(k) ? { class: "n" } : {}, text instanceof Node ? text : String(text ?? ""));
   const body = node("tbody", {}, ...rows.map((row) => node("tr", row.dead ? { class: "dead" } : {}, ...row.map((text, k) => cell("td", text, k)))));
-  return node("div", { class: "wide" }, node("table", { class: kind }, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
+  return node("div", { class: "wide", tabindex: "0" }, node("table", { class: kind }, node("thead", {}, node("tr", {}, ...heads.map((text, k) => cell("th", text, k)))), body));
 }
 
 /** A score with its band, as in the table of scans. */
@@ -50,11 +51,11 @@ function panels(record, name, what) {
   return node("div", { class: "panels" }, ...record.pixels.map((pixel, k) => {
     const dead = record.dead.includes(k);
     const panel = node("button", { type: "button", class: dead ? "panel dead" : "panel", "aria-expanded": "false" },
-      node("span", {}, dead ? `${pixel}: dead` : pixel), pixelChart(record, curve, k, 210, what, true));
+      node("span", {}, dead ? `${pixel}: dead` : pixel), pixelChart(record, curve, k, PANEL, what, true));
     panel.addEventListener("click", () => {
       const wide = panel.getAttribute("aria-expanded") !== "true";
       panel.setAttribute("aria-expanded", String(wide));
-      panel.lastChild.replaceWith(pixelChart(record, curve, k, wide ? Math.max(300, panel.clientWidth - 20) : 210, what, !wide));
+      panel.lastChild.replaceWith(pixelChart(record, curve, k, wide ? Math.max(300, panel.clientWidth - 20) : PANEL, what, !wide));
     });
     return panel;
   }));
@@ -91,9 +92,11 @@ function skyFigures(record, width) {
     const spread = padded(extent([0, ...rest.flatMap(([values]) => [...values])]));
     const made = curvesChart(record.signal, rest, { width, y: { range: spread, label: "observed - fitted, K" }, title: "residual of the sky fit" });
     made.plot.append(node("line", { class: "zero", x1: made.box.x, x2: made.box.x + made.box.w, y1: made.y(0), y2: made.y(0) }));
-    out.push(figure("Residual of S_H", made.svg, "The same for S_H and T'_sky. Structure over the band: T_atm, eta_f or the opacity table."));
+    out.push(figure("Residual of S_H", node("div", {}, made.svg, legend(items.slice(0, n[0]))),
+      "Sky observed less sky fitted, mean over the pixels, for each reference; it is the same for S_H and T'_sky. Noise around zero: the fit is good. "
+      + "Structure over the band: T_atm, eta_f or the opacity table do not fit."));
   }
-  if (!sky.transmission) return [...out, figure("Transmission", nothing("no atmosphere was used: not corrected for it"), "")];
+  if (!sky.transmission) return [...out, figure("Transmission", nothing("not corrected for the atmosphere: none was used"), "")];
   const values = unpack(sky.transmission), m = sky.transmission.n;
   const both = [[rowOf(values, m, 0), "k0"]], names = [["k0", "signal band"]];
   if (rowOf(values, m, 1).some(Number.isFinite)) { both.push([rowOf(values, m, 1), "k1"]); names.push(["k1", "image band, at the same channel"]); }
@@ -129,10 +132,10 @@ function noiseFigure(record, width) {
 
 function imageFigures(record, width) {
   const rows = record.dumps;
-  const fall = raster(record.waterfall, { width, height: 300, x: { range: record.signal, label: GHZ }, y: { range: [rows, 0], label: "ON dump, in time" }, unit: "T_A*, K", title: "waterfall of the dumps" });
+  const fall = raster(record.waterfall, { width, height: 300, x: { range: record.signal, label: GHZ }, y: { range: [rows, 0], label: "ON dump, in time" }, unit: `${record.scale}, K`, title: "waterfall of the dumps" });
   const power = raster(record.power, { width, height: 300, x: pixelAxis(record.pixels.length), y: { range: [rows, 0], label: "ON dump, in time" }, unit: "K", title: "band mean of every dump and pixel" });
   return [
-    figure("Waterfall", fall.svg, "T_A* of the ON dumps, median over the pixels."),
+    figure("Waterfall", fall.svg, `${record.scale} of the ON dumps, median over the pixels${record.corrected ? "" : "; not corrected for the atmosphere"}.`),
     figure("Band mean of the dumps", power.svg, "Mean over the band less its median in time: steps and drifts of single pixels stand out."),
   ];
 }
@@ -145,7 +148,7 @@ function mapFigures(record, width) {
     const x = { range: [map.x[1], map.x[0]], label: "longitude offset, arcsec" }, y = { range: map.y, label: "latitude offset, arcsec" };
     const mirrored = (packed) => raster(packed, { width, equal: true, x, y, unit: packed === map.values ? "K km/s" : "spectra", title: "map" });
     for (const [packed, title, note] of [
-      [map.values, "Integrated intensity", `T_A* over ${where}${map.found ? ", less the median of the rest" : ""}; cells of ${map.cell} arcsec.`],
+      [map.values, "Integrated intensity", `${record.scale} over ${where}${map.found ? ", less the median of the rest" : ""}; cells of ${map.cell} arcsec.`],
       [map.hits, "Spectra in each cell", "Coverage by all pixels."]]) {
       const made = mirrored(packed), image = made.plot.querySelector("image"), b = made.box;
       image.setAttribute("transform", `translate(${2 * b.x + b.w} ${2 * b.y + b.h}) scale(-1 -1)`); // longitude to the left, latitude up
@@ -182,15 +185,15 @@ function detail(record, width) {
   const notes = [...record.warnings, ...record.scanFlags.map((name) => `scan flag ${name}`)];
   const facts = node("dl", {}, ...record.facts.flatMap(([label, text]) => [node("dt", {}, label), node("dd", {}, text)]));
   const checks = score.checks.map(([label, value, text, band]) => [label, badge(value, band), text]);
-  const flags = record.flags.length ? tableOf(["flag", "samples", "share", "meaning"], record.flags.map(([name, n, share, meaning]) => [name, n.toLocaleString("en"), `${Number((100 * share).toPrecision(3))} %`, meaning]), [1, 2]) : nothing("none");
+  const flags = record.flags.length ? tableOf(["flag", "samples", "share", "meaning"], record.flags.map(([name, n, share, meaning]) => [name, n.toLocaleString("en"), `${Number((100 * share).toPrecision(3))} %`, meaning]), [1, 2], "flags") : nothing("none");
   return [
     node("p", { class: "reason" }, badge(score.value, score.band), score.reason ? ` ${score.reason}` : ""),
     node("div", { class: "two" }, figure("Score: the least of these counts", tableOf(["check", "score", "why"], checks, [], "checks"), ""),
       figure("What it was made with", facts, notes.length ? notes.join("; ") : "No warnings.")),
     node("h2", {}, "Pixels"), ...pixelTable(record),
-    node("h2", {}, "Receiver temperature T_rec (DSB), K"), panels(record, "trec", "T_rec"),
+    node("h2", {}, `Receiver temperature T_rec (${record.sidebands}), K`), panels(record, "trec", "T_rec"),
     node("h2", {}, "System temperature T_sys, K"), panels(record, "tsys", "T_sys"),
-    node("h2", {}, "Mean spectrum T_A*, K"), panels(record, "spectrum", "T_A*"),
+    node("h2", {}, `Mean spectrum ${record.scale}, K${record.corrected ? "" : " (not corrected for the atmosphere)"}`), panels(record, "spectrum", record.scale),
     node("p", { class: "note" }, `Line: mean of ${Math.ceil(record.shape[0] / record.bad.n[1])} channels; shaded: least to largest; red: bad channels. Press a panel to enlarge it.`),
     node("h2", {}, "Atmosphere and noise"), node("div", { class: "two" }, ...skyFigures(record, width), noiseFigure(record, width)),
     node("h2", {}, "Dumps and map"), node("div", { class: "two" }, ...imageFigures(record, width), ...mapFigures(record, width)),

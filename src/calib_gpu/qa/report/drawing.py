@@ -118,10 +118,10 @@ class SkyCurves:
         transmission = [
             quicklook.bin_mean(self.sky.transmission(b, self.on[0]), self.n_bin) for b in ("signal", "image")
         ]
-        modelled, corrected = self.sky.model is not None, self.products.attrs.get("transmission_corrected") is not False
+        modelled = self.sky.model is not None
         return {
             "why": self.sky.why, "observed": pack.pack(observed), "fitted": pack.pack(fitted) if modelled else None,
-            "transmission": pack.pack(transmission) if corrected else None, "references": self._labels(),
+            "transmission": pack.pack(transmission) if self.products.corrected else None, "references": self._labels(),
             "residual": pack.numbers(self.residual, 3) if modelled else None,
         }  # fmt: skip
 

@@ -33,6 +33,7 @@ SCAN_BYTES: Final = 160_000
 GENERATOR: Final = '<meta name="generator" content="calib-gpu">'
 
 SHOWN_FAILURES: Final = 5
+SHOWN_SOURCES: Final = 3
 NOT_CALIBRATED: Final = "not calibrated"
 QUALITY_CLASS: Final = {name: f"q{k}" for k, (_, name) in enumerate(BANDS)} | {NOT_CALIBRATED: "q3"}
 SCRIPTS: Final = ("charts.js", "detail.js", "app.js")
@@ -105,8 +106,8 @@ def build_page(
     parts = {
         "generator": GENERATOR,
         "policy": f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}",
-        "title": _text(name), "style": style, "script": script, "about": _about(store, rows),
-        "counts": _counts(rows, failed), "head": _table_head(),
+        "title": _text(_title(name, rows)), "style": style, "script": script, "about": _about(store, rows),
+        "notice": _notice(rows), "counts": _counts(rows, failed), "head": _table_head(),
         "rows": "\n".join([*map(_table_row, rows), *map(_failed_row, failed)]),
         "failures": _failures(failed),
         "night": _data("night", {"scans": [_point(row) for row in rows]}),
@@ -133,8 +134,32 @@ def _data(name: str, document: Mapping[str, Any]) -> str:
 
 
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "band", "mjd", "utc", "score", "quality", "pwv", "pwvErr", "pwvStatus", "trec", "trecEnds")
+    names = (
+        "id",
+        "band",
+        "mjd",
+        "utc",
+        "score",
+        "quality",
+        "pwv",
+        "pwvErr",
+        "pwvStatus",
+        "trec",
+        "trecEnds",
+        "corrected",
+        "sidebands",
+    )
     return {name: row[name] for name in names}
+
+
+def _title(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """``QA report · telescope · source · store``; of many sources the first and how many more."""
+    parts = ["QA report"]
+    for key in ("telescope", "source"):
+        values = list(dict.fromkeys(row[key] for row in rows if row[key]))
+        more = f" and {len(values) - SHOWN_SOURCES} more" if len(values) > SHOWN_SOURCES else ""
+        parts += [", ".join(values[:SHOWN_SOURCES]) + more] if values else []
+    return " · ".join([*parts, name])
 
 
 def _about(store: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -144,6 +169,15 @@ def _about(store: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         facts.append(f"{times[0]} to {times[-1]} UTC")
     facts.append(f"{_text(store.get('engine', ''))} {_text(store.get('engine_version', ''))}")
     return " · ".join(facts)
+
+
+def _notice(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line at the top where scans are not corrected for the atmosphere: nobody may take them for T_A*."""
+    n = sum(not row["corrected"] for row in rows)
+    if not n:
+        return ""
+    which = "" if n == len(rows) else f" ({n} of {len(rows)} scans)"
+    return f'<p class="notice"><b>Not corrected for the atmosphere</b>{which}: the scale is T_A\', not T_A*.</p>'
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]]) -> str:
@@ -192,14 +226,21 @@ def _table_row(row: Mapping[str, Any]) -> str:
 def _failed_row(failure: Mapping[str, str]) -> str:
     cells = {
         "id": _text(failure["scan"]), "score": badge(None, NOT_CALIBRATED),
-        "reason": f'<a href="#failures">{_text(failure["error"] or "could not be read")}</a>',
+        "reason": f'<a href="#failures">{_text(_why(failure))}</a>',
     }  # fmt: skip
-    values = {"id": failure["scan"], "score": -1.0, "reason": failure["error"]}
+    values = {"id": failure["scan"], "score": -1.0, "reason": _why(failure)}
     tds = (
         f'<td data-label="{title}" data-value="{_sort_value(values.get(key))}">{cells.get(key, "")}</td>'
         for key, title, _ in COLUMNS
     )
     return f"<tr>{''.join(tds)}</tr>"
+
+
+def _why(failure: Mapping[str, str]) -> str:
+    """What went wrong in a few words: the message without scan, array, value and rule, which stand below the table."""
+    text = failure["message"].removeprefix(f"{failure['scan']}: ")
+    text = re.sub(r"^(source|calibration)(/\w+)?: ", "", text)
+    return re.split(r" \(value: |; ", text)[0] or failure["error"] or "could not be read"
 
 
 def _cell(value: float | None) -> str:

@@ -80,6 +80,9 @@ CHECKS: Final = (
 )  # fmt: skip
 """The checks, in the order in which they are shown."""
 
+SHARES: Final = ("bad_channel_fraction", "nan_fraction", "gain_drift", "off_drift", "pwv_off_scatter_fraction")
+"""Metrics that are told in percent."""
+
 RATIOS: Final = {
     "ripple_over_tsys": ("baseline_ripple_k", "tsys_median"),
     "trec_over_limit": ("trec_median", WARN_ABOVE_SETTING["trec_median"]),
@@ -161,7 +164,7 @@ def _result(
     value = float(values.ravel()[0]) if values.size == 1 else float("nan")
     if not np.isfinite(value):
         return Result(check, None, check.absent)
-    return Result(check, _scaled(check, value), f"{value:.3g} {check.unit}".strip())
+    return Result(check, _scaled(check, value), _amount(check, value, check.unit))
 
 
 def _metric(qa: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
@@ -195,11 +198,16 @@ def _per_pixel(check: Check, values: NDArray[np.float64], live: NDArray[np.bool_
     names = [name for name, there in zip(pixels, use, strict=True) if there]
     low = [names[k] for k in np.flatnonzero(scores < BANDS[0][0])]
     worst = max(values[use]) if check.limits[-1] > check.limits[0] else min(values[use])
-    text = f"median {np.median(values[use]):.3g}, worst {worst:.3g} {check.unit}".strip()
+    text = f"median {_amount(check, float(np.median(values[use])), '')}, worst {_amount(check, worst, check.unit)}"
     unknown = int((live & ~use).sum())
     text += f"; {_count(low, len(names))}" if low else ""
     text += f"; unknown in {unknown}" if unknown else ""
     return Result(check, float(scores.mean()), text)
+
+
+def _amount(check: Check, value: float, unit: str) -> str:
+    """A value for people: a share in percent, as everywhere in the report."""
+    return f"{100.0 * value:.3g} %" if check.metric in SHARES else f"{value:.3g} {unit}".strip()
 
 
 def _count(names: list[str], total: int) -> str:

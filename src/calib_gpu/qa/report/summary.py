@@ -17,14 +17,15 @@ from calib_gpu.qa.products import ScanProducts
 from calib_gpu.qa.report import pack
 from calib_gpu.qa.report.drawing import Sizes, drawn
 from calib_gpu.qa.report.score import Score, band_of, score_scan
+from calib_gpu.qa.sky_check import sidebands
 from calib_gpu.records import Floats
 from calib_gpu.store.l0_group import is_finite
 
 PIXEL_COLUMNS: Final = (
     ("trec_median", "T_rec", "K"), ("tsys_median", "T_sys", "K"), ("y_median", "Y", ""),
     ("rms_ratio", "rms / radiometer", ""), ("rms_drift", "band drift / radiometer", ""),
-    ("bad_channel_fraction", "bad channels", ""), ("nan_fraction", "flagged", ""), ("gain_drift", "gain drift", ""),
-    ("off_drift", "OFF drift", ""), ("hot_stability", "HOT stability", ""), ("baseline_offset_k", "baseline", "K"),
+    ("bad_channel_fraction", "bad channels", "%"), ("nan_fraction", "flagged", "%"), ("gain_drift", "gain drift", "%"),
+    ("off_drift", "OFF drift", "%"), ("hot_stability", "HOT stability", ""), ("baseline_offset_k", "baseline", "K"),
     ("baseline_ripple_k", "ripple", "K"),
 )  # fmt: skip
 """Metrics shown for every pixel: name in L1's ``qa``, label, unit."""
@@ -55,6 +56,7 @@ def _head(products: ScanProducts, names: list[str], score: Score) -> dict[str, A
     record: dict[str, Any] = {
         "id": pack.text(products.scan), "source": pack.text(attrs.get("source_name") or ""),
         "mode": pack.text(attrs.get("obs_mode") or ""), "score": _score(score), "facts": _facts(products),
+        "scale": products.scale, "sidebands": sidebands(products), "corrected": products.corrected,
         "signal": [pack.number(first / 1e9, 10), pack.number(last / 1e9, 10)],
         "shape": list(products.shape), "pixels": names, "columns": _columns(products),
         "flags": _flags(products), "warnings": [pack.text(w) for w in _list(attrs.get("warnings"))],
@@ -105,6 +107,8 @@ def _row(products: ScanProducts, score: Score, record: dict[str, Any]) -> dict[s
         "pwvErr": _pwv_error(products), "pwvStatus": pack.text(attrs.get("pwv_status")), "trec": _median(trec),
         "trecEnds": [pack.number(v) for v in ends], "tsys": _median(products.metric("tsys_median")),
         "rms": _median(products.metric("rms_ratio")), "flagged": None if flagged is None else pack.number(np.nanmean(flagged)),
+        "corrected": products.corrected, "telescope": pack.text(attrs.get("telescope") or ""),
+        "sidebands": record["sidebands"],
     }  # fmt: skip
 
 
@@ -143,6 +147,9 @@ def _facts(products: ScanProducts) -> list[list[str]]:
         error = attrs.get("pwv_err_mm")
         pwv = f"{attrs['pwv_mm']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
         facts.append(["PWV", f"{pwv} mm ({attrs.get('pwv_status')}, from {attrs.get('pwv_source')})"])
+        scatter = products.metric("pwv_off_scatter")
+        if scatter is not None and np.isfinite(scatter).all():
+            facts.append(["PWV, scatter over OFFs", f"{float(scatter):.2g} mm (± above: formal error of the fit)"])
     else:
         facts.append(["PWV", "none: not corrected for the atmosphere"])
     facts += _dry_opacity(attrs, qa)
@@ -187,6 +194,8 @@ def _columns(products: ScanProducts) -> list[dict[str, Any]]:
     for metric, label, unit in PIXEL_COLUMNS:
         values = products.metric(metric)
         fits = values is not None and values.size == n
+        if values is not None and unit == "%":
+            values = 100.0 * values
         out.append({"label": label, "unit": unit, "values": pack.numbers(values, 4) if fits else None})
     ratio, t_sys = products.metric("rms_ratio"), products.metric("tsys_median")
     if ratio is not None and t_sys is not None and products.has("exptime_on") and products.has("exptime_ref"):
