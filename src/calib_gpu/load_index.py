@@ -143,6 +143,11 @@ class LoadChoice:
     scan_flags: int = 0
     warnings: tuple[str, ...] = ()
 
+    @property
+    def sets(self) -> tuple[ScanId, ...]:
+        """All sets that a scan uses, that for the gain drift among them."""
+        return self.scans if self.previous is None else (*self.scans, self.previous)
+
 
 @dataclass(frozen=True)
 class LoadFinder:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,16 +15,14 @@ from calib_gpu.backend import Backend, choose_backend
 from calib_gpu.encoded import Encoders
 from calib_gpu.errors import ConfigError, OutputError
 from calib_gpu.load_index import LoadIndex
-from calib_gpu.records import ScanId
-from calib_gpu.scan_loop import ScanLoop
+from calib_gpu.scan_loop import ScanLoop, Unchanged
 from calib_gpu.scan_report import Progress, RunReport
 from calib_gpu.scan_run import ScanRunner
 from calib_gpu.selection import numbers_without_science, others, select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.stopping import Stop
-from calib_gpu.store.guard import Limits
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.publish import Publisher
 from calib_gpu.store.run_records import RunRecords
 from calib_gpu.workers import Workers, usable_cores
@@ -72,7 +70,7 @@ def calibrate(
         The input cannot be opened; the output cannot be written.
     """
     settings = settings or Settings()
-    store = L0Store(Path(l0), Limits.of(settings))
+    store = open_l0(l0, settings)
     ids = select_scans(store, scans)
     no_failures = others(store, scans, ids)
     with Session(store, Path(l1), settings, progress or Progress(), stop, backend) as session:
@@ -80,7 +78,9 @@ def calibrate(
             log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
         session.progress.scans(len(ids))
         with session.loop(store, LoadIndex.of(store, settings)) as loop:
-            loop.refuse({} if scans is not None else store.strange_scans())
+            strange = store.strange_scans()
+            loop.forget_all_but([*map(str, store.scan_ids()), *strange])
+            loop.refuse({} if scans is not None else strange)
             loop.all(ids)
         session.record(no_failures)
     return session.report
@@ -104,7 +104,7 @@ class Session:
         self._begin = time.perf_counter()
         self.settings, self.progress = settings, progress
         check_table(settings)
-        _apart(store.path, l1)
+        refuse_overlap(store.path, l1)
         with contextlib.ExitStack() as closing:
             self.backend, reason = choose_backend(settings.backend) if backend is None else (backend, "given")
             if backend is None:
@@ -125,9 +125,7 @@ class Session:
             stop.at_abandon(self.record)
 
     @contextlib.contextmanager
-    def loop(
-        self, store: L0Store, index: LoadIndex, unchanged: Callable[[ScanId], None] | None = None
-    ) -> Iterator[ScanLoop]:
+    def loop(self, store: L0Store, index: LoadIndex, unchanged: Unchanged | None = None) -> Iterator[ScanLoop]:
         """The loop over scans of ``store``, whose loads are chosen from ``index``."""
         runner = ScanRunner(store, index, self.settings, self.backend, self.workers, self.publisher.run)
         try:
@@ -160,7 +158,8 @@ class Session:
         self.report.seconds = time.perf_counter() - self._begin
 
 
-def _apart(l0: Path, l1: Path) -> None:
+def refuse_overlap(l0: Path, l1: Path) -> None:
+    """:class:`ConfigError` where one store lies inside the other: nothing below L0 is ever written."""
     inside, outside = l1.resolve(), l0.resolve()
     if inside == outside or outside in inside.parents or inside in outside.parents:
         raise ConfigError(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, ReadFailed, ScanFailure, Stopped
 from calib_gpu.records import ScanId
@@ -21,12 +22,14 @@ from calib_gpu.write_behind import WriteBehind
 
 log = logging.getLogger("calib_gpu")
 
+Unchanged = Callable[[ScanId, Sequence[ScanId]], None]
+
 
 class ScanLoop:
     """The loop over scans: the next one is loaded, and the one before written, while the current one is calibrated.
 
-    ``report`` gets a line for each scan. ``unchanged`` is called with a scan before it is published, and raises if its
-    input is no longer what was read.
+    ``report`` gets a line for each scan. ``unchanged`` is called with a scan and the scans whose loads it uses before it
+    is published, and raises if its input is no longer what was read.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class ScanLoop:
         records: RunRecords,
         report: RunReport,
         progress: Progress,
-        unchanged: Callable[[ScanId], None] | None = None,
+        unchanged: Unchanged | None = None,
     ) -> None:
         self.runner, self.publisher, self.records = runner, publisher, records
         self.report, self.progress, self.unchanged = report, progress, unchanged
@@ -92,6 +95,13 @@ class ScanLoop:
             error.at(name)
             self.finish(ScanReport(name, "failed", "load", error.kind, str(error)))
 
+    def forget_all_but(self, names: Iterable[str]) -> None:
+        """Drop what was noted of scans that are not in the store any more: renamed, or moved away, as advised."""
+        known = set(names)
+        for entry in self.records.failures():
+            if entry.get("scan") not in known:
+                self.records.done(str(entry.get("scan")))
+
     def _sort_out(self, ids: Sequence[ScanId]) -> list[ScanId]:
         """Skip what is done; refuse what is done with other settings, before anything is calibrated."""
         todo, differing, skipped = [], [], []
@@ -103,16 +113,7 @@ class ScanLoop:
             if done is None:
                 todo.append(scan)
                 continue
-            line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
-            reason = ""
-            try:
-                reason = self.runner.difference(done)
-                if not reason and (better := self.runner.better_loads(scan, done)):
-                    line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
-            except ReadFailed as error:  # what is done is whole, whatever the disk does now
-                line.warnings.append(f"done; whether its input is still the same cannot be told now: {error}")
-            except CalibError as error:
-                reason = f"its input can no longer be read: {error}"
+            line, reason = self.compare(scan, done)
             if reason:
                 differing.append(f"{scan} ({reason})")
             else:
@@ -122,6 +123,20 @@ class ScanLoop:
         for line in skipped:
             self.finish(line)
         return todo
+
+    def compare(self, scan: ScanId, done: dict[str, Any]) -> tuple[ScanReport, str]:
+        """The line of a scan that is published with the attributes ``done``, and how it is done differently, if it is."""
+        line = ScanReport(str(scan), status="skipped", digest=str(done.get("digest", "")))
+        try:
+            reason = self.runner.difference(done)
+            if not reason and (better := self.runner.better_loads(scan, done)):
+                line.warnings.append(f"done; its loads would now be {better}: --overwrite calibrates it again")
+        except ReadFailed as error:  # what is done is whole, whatever the disk does now
+            reason = ""
+            line.warnings.append(f"done; whether its input is still the same cannot be told now: {error}")
+        except CalibError as error:
+            reason = f"its input can no longer be read: {error}"
+        return line, reason
 
     def _warn_of_mixture(self, ids: Sequence[ScanId]) -> None:
         """Replacing a part of a store may leave it with two sets of settings."""
@@ -159,7 +174,7 @@ class ScanLoop:
             assert staged.calibrated is not None
             self.runner.write(staged.calibrated)
             if self.unchanged is not None:
-                self.unchanged(staged.scan)
+                self.unchanged(staged.scan, staged.calibrated.loaded.choice.sets)
             with timed(staged.line, "write"):
                 self.publisher.publish(staged.scan, staged.folder, overwrite=self.overwrite)
             staged.line.stage = ""

@@ -102,6 +102,15 @@ class RunReport:
         place = self._place.setdefault(line.scan, len(self.scans))
         self.scans[place : place + 1] = [line]
 
+    def drop(self, scan: str) -> None:
+        """Forget a scan that is not in the store any more."""
+        self.scans = [line for line in self.scans if line.scan != scan]
+        self._place = {line.scan: k for k, line in enumerate(self.scans)}
+
+    def line(self, scan: str) -> ScanReport | None:
+        """The report of the last try of a scan; None before any."""
+        return self.scans[self._place[scan]] if scan in self._place else None
+
     def count(self, *status: str) -> int:
         """Number of scans with one of these states: ok, skipped, failed."""
         return sum(s.status in status for s in self.scans)

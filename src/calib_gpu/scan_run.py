@@ -144,7 +144,7 @@ class ScanRunner:
     def better_loads(self, scan: ScanId, done: dict[str, Any]) -> str:
         """Which load sets a published scan would use now, if they came into the store after it was calibrated."""
         metadata, _ = open_scan(self.store, scan, self.settings)
-        expected = [str(s) for s in _all_sets(self._metadata_finder.find(scan, metadata.source))]
+        expected = [str(s) for s in self._metadata_finder.find(scan, metadata.source).sets]
         return " + ".join(expected) if expected != done.get("inputs", {}).get("expected_loads") else ""
 
     def _digest(self, name: str) -> str:
@@ -171,8 +171,8 @@ class ScanRunner:
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             told = [w for s in choice.scans for w in self._load_groups[s].warnings]
             report.warnings += dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings])
-            expected = _all_sets(self._metadata_finder.find(scan_id, scan.source))
-            inputs = self._inputs_of(scan_id, expected, _all_sets(choice))
+            expected = self._metadata_finder.find(scan_id, scan.source).sets
+            inputs = self._inputs_of(scan_id, expected, choice.sets)
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
 
     def calibrate(
@@ -331,11 +331,6 @@ class ScanRunner:
     def _off_bytes(loaded: LoadedScan) -> list[int]:
         mean, reference = loaded.offs.mean, loaded.offs.reference
         return [mean.nbytes] if reference is mean else [mean.nbytes, reference.nbytes]
-
-
-def _all_sets(choice: LoadChoice) -> tuple[ScanId, ...]:
-    """The sets that a scan uses, that for the gain drift among them."""
-    return choice.scans if choice.previous is None else (*choice.scans, choice.previous)
 
 
 @contextmanager

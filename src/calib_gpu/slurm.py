@@ -7,34 +7,27 @@ again. What was submitted is noted in ``<L1>.run/slurm/<number>/``: the script, 
 
 from __future__ import annotations
 
-import heapq
 import json
-import math
-import re
 import secrets
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from calib_gpu.errors import CalibError, ConfigError, StoreUnusable
-from calib_gpu.records import ScanId
+from calib_gpu.errors import ConfigError, StoreUnusable
+from calib_gpu.pipeline import refuse_overlap
 from calib_gpu.selection import scans_text, select_scans
+from calib_gpu.settings import Settings
 from calib_gpu.store import disk
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.guard import scan_number
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
-from calib_gpu.store.metadata import array_meta
 from calib_gpu.store.publish import run_folder, scans_in_work
 from calib_gpu.store.run_records import noted_failures
+from calib_gpu.task_split import array_size, costs_by_number, partition
 
-TASK_BYTES: Final = 32 * 1024**3
-"""Counts of a task with ``--array auto``: a minute of work or more, beside which its start is little."""
-SCAN_BYTES: Final = 16 * 1024**2
-"""What a scan costs beside its counts, as bytes of counts."""
-MAX_TASKS: Final = 1000
-"""Tasks of an array; SLURM's own limit is 1001 unless the site sets another."""
 CALL_S: Final = 60.0
 QUEUE_AGAIN: Final = """\
 code=$?
@@ -54,7 +47,8 @@ class Job:
     """What is submitted, without the scans: the same again for what is missing.
 
     ``l0`` and ``l1`` are absolute, ``command`` starts the engine, ``options`` go to ``run``, ``array`` is auto, N or
-    N%M, ``resources`` are options of ``sbatch``, ``cpus`` those of a task (0: not given).
+    N%M, ``resources`` are options of ``sbatch``, ``cpus`` those of a task (0: not given), ``limits`` the settings among the
+    options that say what of L0 is refused.
     """
 
     l0: str
@@ -64,17 +58,22 @@ class Job:
     array: str = "auto"
     resources: tuple[str, ...] = ()
     cpus: int = 0
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as it was submitted: number of the folder, scans of each task, and SLURM's number once it is known."""
+    """A job as it was submitted: number of the folder, scans of each task, and SLURM's number once it is known.
+
+    ``strange`` says what of L0 looks like a scan but is none; it is in no task.
+    """
 
     job: Job
     number: int
     tasks: tuple[tuple[int, ...], ...]
     script: str
     job_id: str = ""
+    strange: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -84,69 +83,24 @@ class Submission:
 
 @dataclass
 class Status:
-    """The scans of a store: done, failed (with their message), running, waiting in the queue, missing."""
+    """The scans of a store: done, failed (with their message), running, waiting in the queue, missing.
+
+    ``strange`` are messages about what looks like a scan but is none. ``l0`` is the store whose scans these are; None if
+    nothing tells it: then nobody knows what is missing.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     running: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+    l0: str | None = None
 
 
 def jobs_folder(l1: Path) -> Path:
     """Where what was submitted for a store is noted."""
     return run_folder(l1) / "slurm"
-
-
-# --- splitting
-
-
-def scan_cost(store: L0Store, scan: ScanId) -> int:
-    """Bytes of counts of a scan, as its metadata tell, and a constant; what cannot be read costs the constant."""
-    total = SCAN_BYTES
-    for group in ("source", "calibration"):
-        try:
-            meta = array_meta(store.path / scan.path / group / "data_5d")
-        except CalibError:
-            continue
-        total += math.prod(meta.shape) * (meta.dtype.itemsize if meta.dtype is not None else 1)
-    return total
-
-
-def costs_by_number(store: L0Store, scans: Iterable[ScanId]) -> dict[int, int]:
-    """Cost of each scan; the bands of a scan stay together."""
-    costs: dict[int, int] = {}
-    for scan in scans:
-        costs[scan.number] = costs.get(scan.number, 0) + scan_cost(store, scan)
-    return costs
-
-
-def partition(costs: Mapping[int, int], n_tasks: int) -> tuple[tuple[int, ...], ...]:
-    """Split scans into tasks of about equal cost: the costliest first, each to the task that has least.
-
-    The longest task takes at most 4/3 of what the best split would (Graham 1969).
-    """
-    tasks = [(0, k, list[int]()) for k in range(min(n_tasks, len(costs)))]
-    for number, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
-        total, k, scans = heapq.heappop(tasks)
-        heapq.heappush(tasks, (total + cost, k, [*scans, number]))
-    return tuple(sorted(tuple(sorted(scans)) for _, _, scans in tasks))
-
-
-def array_size(array: str, costs: Mapping[int, int]) -> tuple[int, int | None]:
-    """Number of tasks, and how many may run at a time, for ``auto``, ``N`` or ``N%M`` (``auto%M``).
-
-    Raises
-    ------
-    ConfigError
-        Not one of these.
-    """
-    match = re.fullmatch(r"(auto|[1-9]\d{0,3})(?:%([1-9]\d*))?", array)
-    if not match or (match[1] != "auto" and int(match[1]) > MAX_TASKS):
-        rule = f"auto or a number up to {MAX_TASKS}, then %M for M at a time"
-        raise ConfigError("not a size of an array", array="--array", value=array, rule=rule)
-    wanted = math.ceil(sum(costs.values()) / TASK_BYTES) if match[1] == "auto" else int(match[1])
-    return max(1, min(wanted, len(costs), MAX_TASKS)), int(match[2]) if match[2] else None
 
 
 # --- submitting
@@ -158,18 +112,23 @@ def plan(job: Job, numbers: Sequence[int] | None = None) -> Submission:
     Raises
     ------
     ConfigError
-        A number is not in the store, no scan is left, or the size of the array is not understood.
+        A number is not in the store, no scan is left, the size of the array is not understood, or input and output overlap.
     StoreUnusable
         The input cannot be opened.
     """
-    store = L0Store(job.l0)
+    store = open_l0(job.l0, Settings(**job.limits))
+    refuse_overlap(store.path, Path(job.l1))
     costs = costs_by_number(store, select_scans(store, numbers))
     if not costs:
         raise ConfigError("no science scan to submit", array="L0", value=job.l0)
     n_tasks, at_a_time = array_size(job.array, costs)
     tasks = partition(costs, n_tasks)
     number = 1 + max((s.number for s in submissions(Path(job.l1))), default=0)
-    return Submission(job, number, tasks, _script(job, number, len(tasks), at_a_time))
+    return Submission(job, number, tasks, _script(job, number, len(tasks), at_a_time), strange=_strange(store))
+
+
+def _strange(store: L0Store) -> tuple[str, ...]:
+    return tuple(str(error.at(name)) for name, error in store.strange_scans().items())
 
 
 def _script(job: Job, number: int, n_tasks: int, at_a_time: int | None) -> str:
@@ -219,7 +178,7 @@ def submit(planned: Submission) -> Submission:
     except ConfigError:
         disk.remove_tree(folder)
         raise
-    done = Submission(planned.job, planned.number, planned.tasks, planned.script, answer.strip().partition(";")[0])
+    done = replace(planned, job_id=answer.strip().partition(";")[0])
     disk.replace_file(folder / "plan.json", _as_json(done))
     return done
 
@@ -300,10 +259,17 @@ def status(l1: Path, l0: Path | None = None) -> Status:
         raise StoreUnusable("not an L1 store, and nothing was submitted for it", array=str(l1))
     source = l0 or (Path(submitted[-1].job.l0) if submitted else None)
     published = published_scans(l1) if (l1 / "zarr.json").is_file() else []
-    scans = sorted({*published, *(() if source is None else select_scans(L0Store(source), None))})
-    failures = {f["scan"]: f.get("message", "") for f in noted_failures(l1, run_folder(l1))}
+    store = None if source is None else open_l0(source, _settings(submitted))
+    scans = sorted({*published, *(() if store is None else select_scans(store, None))})
+    names, done = set(map(str, scans)), set(map(str, published))  # a kill may leave the failure of one that is done
+    failures = {
+        f["scan"]: f.get("message", "")
+        for f in noted_failures(l1, run_folder(l1))
+        if f["scan"] not in done and (store is None or f["scan"] in names)  # others are gone, or strange
+    }
     running, queued = scans_in_work(l1), queued_numbers(submitted)
-    found = Status(failed=failures)
+    found = Status(failed=failures, strange=[] if store is None else list(_strange(store)))
+    found.l0 = None if source is None else str(source)
     for scan in scans:
         name = str(scan)
         if scan in published:
@@ -315,6 +281,11 @@ def status(l1: Path, l0: Path | None = None) -> Status:
         elif name not in failures:
             found.missing.append(name)
     return found
+
+
+def _settings(submitted: Sequence[Submission]) -> Settings:
+    """The limits of what was submitted last."""
+    return Settings(**submitted[-1].job.limits) if submitted else Settings()
 
 
 def resume(l1: Path, found: Status, *, failed: bool) -> Submission | None:
@@ -330,5 +301,6 @@ def resume(l1: Path, found: Status, *, failed: bool) -> Submission | None:
         raise ConfigError("nothing was submitted for this store", array=str(l1), fix="calib-gpu submit")
     done = set(found.done)
     names = [*found.missing, *(name for name in found.failed if failed and name not in done)]
-    numbers = sorted({int(name[5:].partition("/")[0]) for name in names})
+    found_numbers = (scan_number(name.partition("/")[0]) for name in names)
+    numbers = sorted({n for n in found_numbers if n is not None})
     return submit(plan(submitted[-1].job, numbers)) if numbers else None

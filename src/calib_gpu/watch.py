@@ -1,73 +1,41 @@
 """Calibrating scans as they appear in a store that is still being written.
 
-A scan is taken when its attribute ``complete`` is true, or, where there is no such attribute, when nothing of it has
-changed for a while. Change is seen by names, sizes and times of files at two looks, and the while is measured by a clock
-that only goes on, so that neither a jump of the host's clock nor that of another host matters.
-
-What is taken is calibrated to the bytes that a run over the finished store gives. So a scan also waits while a load set
-that has not come yet could serve it better: until a scan of the store is later than any such set.
+Scans are taken when they are complete (:mod:`calib_gpu.arrivals`). What is taken is calibrated to the bytes that a run
+over the finished store gives. So a scan also waits while a load set that has not come yet could serve it better: until a
+scan of the store is later than any such set.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from calib_gpu.errors import CalibError, NoLoads, ScanFailure, Stopped, Unreadable
-from calib_gpu.load_index import LoadIndex
+from calib_gpu import schema
+from calib_gpu.arrivals import Arrivals, Held, Pace, signature_of
+from calib_gpu.errors import CalibError, NoLoads, OutputError, ReadFailed, ScanFailure, Stopped, Unreadable
+from calib_gpu.load_index import LoadFinder, LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
-from calib_gpu.scan_loop import done_differently
+from calib_gpu.scan_loop import ScanLoop, done_differently
 from calib_gpu.scan_report import Progress, RunReport, ScanReport
 from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings
 from calib_gpu.stages.load import open_scan
 from calib_gpu.stopping import Stop
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.l1_store import published_scans
 
 log = logging.getLogger("calib_gpu")
 
-SETTLE_S: Final = 60.0
-POLL_S: Final = 5.0
+PASSING: Final = (ReadFailed.__name__, OutputError.__name__)
+"""Failures whose cause may pass: a disk that is full, a network that is away."""
+HELD_PAUSE_S: Final = 60.0
+"""Scans wait for loads that cannot be read now, until the pause between two tries is longer than this."""
 
-
-@dataclass(frozen=True)
-class Pace:
-    """Times in seconds by the monotonic clock.
-
-    ``settle``: how long a scan without the attribute must be unchanged. ``poll``: between two looks. ``until_idle``: end
-    when nothing has happened for so long; None: go on until stopped.
-    """
-
-    settle: float = SETTLE_S
-    poll: float = POLL_S
-    until_idle: float | None = None
-
-
-@dataclass
-class Seen:
-    """What is known of a scan.
-
-    Its signature at the last look, and since when it is that; ``ready``: it was taken, ``marked``: because it has the
-    attribute; ``held_back``: the attribute says that it is not complete; ``with_source``: it was when it was taken;
-    ``failed_with`` is the number of load sets at hand when it failed for want of loads.
-    """
-
-    signature: str = ""
-    since: float = 0.0
-    ready: bool = False
-    marked: bool = False
-    held_back: bool = False
-    with_source: bool = False
-    failed: bool = False
-    failed_with: int | None = None
+__all__ = ["Pace", "Watcher", "watch"]
 
 
 def watch(
@@ -87,13 +55,14 @@ def watch(
     StoreUnusable, OutputError
         The input cannot be opened; the output cannot be written.
     """
-    with Session(L0Store(l0), l1, settings, progress, stop) as session:
+    with Session(open_l0(l0, settings), l1, settings, progress, stop) as session:
         watcher = Watcher(session, l0, pace, clock)
         watcher.tell_begin()
         try:
             watcher.until_over(stop)
         except Stopped:
             session.report.stopped = True
+        watcher.tell_what_is_left()
         session.record()
     return session.report
 
@@ -102,18 +71,21 @@ class Watcher:
     """Looks at a store again and again, and has what is ready calibrated."""
 
     def __init__(self, session: Session, l0: Path, pace: Pace, clock: Callable[[], float]) -> None:
-        self.session, self._l0, self._pace, self._clock = session, l0, pace, clock
+        self.session, self._l0, self._pace = session, l0, pace
         self._index = LoadIndex([])
-        self._seen: dict[ScanId, Seen] = {}
+        self._arrivals = Arrivals(pace, clock)
+        self._indexed: dict[ScanId, str] = {}
+        self._held = Held()
+        self._again: set[ScanId] = set()
+        self._strange: set[str] = set()
         self._pending: dict[ScanId, CountGroup | None] = {}
         self._latest_us, self._told = float("-inf"), ""
-        self._last_event = clock()
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
         """One store, one set of settings: told at once, not in the middle of the night."""
         publisher = self.session.publisher
-        with self.session.loop(L0Store(self._l0), self._index) as loop:
+        with self.session.loop(open_l0(self._l0, self.session.settings), self._index) as loop:
             told = loop.runner.other_settings
             reasons = {scan: told(publisher.done(scan) or {}) for scan in published_scans(publisher.path)}
         if differing := [f"{scan} ({reason})" for scan, reason in reasons.items() if reason]:
@@ -121,7 +93,7 @@ class Watcher:
 
     def tell_begin(self) -> None:
         """Say what is watched, when a scan is taken, and how it ends: for minutes nothing else may be said."""
-        pace, n = self._pace, len(L0Store(self._l0).scan_ids())
+        pace, n = self._pace, len(open_l0(self._l0, self.session.settings).scan_ids())
         ends = "Ctrl-C ends" + (
             "" if pace.until_idle is None else f", and nothing happening for {pace.until_idle:g} s does"
         )
@@ -137,19 +109,20 @@ class Watcher:
         while True:
             self.session.workers.check()
             self.step()
-            if self._is_idle():
+            if self._arrivals.is_idle():
                 break
             stop.wait(self._pace.poll)
-        store = L0Store(self._l0)
+        store = open_l0(self._l0, self.session.settings)
         self._calibrate(store, list(self._pending))  # better loads do not come any more
         self.session.report.waiting = [
-            str(scan) for scan, seen in self._seen.items() if not seen.ready and is_science(store, scan)
+            str(scan) for scan, seen in self._arrivals.seen.items() if not seen.ready and is_science(store, scan)
         ]
 
-    def _is_idle(self) -> bool:
-        settling = any(not seen.ready and not seen.held_back for seen in self._seen.values())
-        limit = self._pace.until_idle
-        return limit is not None and not settling and self._clock() - self._last_event >= limit
+    def tell_what_is_left(self) -> None:
+        """At the end: the scans that were not calibrated, and what each waited for."""
+        still = self._arrivals.incomplete()
+        self._held.why = {scan: why for scan, why in self._held.why.items() if scan in self._pending or scan in still}
+        self._held.tell_all()
 
     def step(self) -> None:
         """One look, and the work that it shows; a store that cannot be read or written now is looked at again."""
@@ -165,61 +138,60 @@ class Watcher:
             self._told = ""
 
     def _step(self) -> None:
-        store = L0Store(self._l0)
-        fresh = [scan for scan in store.scan_ids() if self._became_ready(store, scan)]
+        store = open_l0(self._l0, self.session.settings)
+        ids = store.scan_ids()
+        self._forget_gone(ids)
+        self._refuse_strange(store)
+        fresh = self._arrivals.look(store, ids, len(self._index.candidates))
         for scan in fresh:
             self._take(store, scan)
-        now = [scan for scan, source in self._pending.items() if not self._waits(store, scan, source)]
+        waiting = [scan for scan, source in self._pending.items() if self._waits(store, scan, source)]
+        now = [scan for scan in self._pending if scan not in waiting]
+        self._held.tell(
+            self._arrivals.incomplete() | dict.fromkeys(waiting, "waits for loads that may serve it better")
+        )
         if now:
             self._calibrate(store, now)
-        if fresh or now:
-            self._last_event = self._clock()
+        if any(scan in self._arrivals.seen and not self._arrivals.seen[scan].pause for scan in (*fresh, *now)):
+            self._arrivals.happened()  # one more try that fails like the last one is no event
 
-    # --- which scans are complete
+    def _forget_gone(self, ids: Sequence[ScanId]) -> None:
+        """What is no longer in the store is waited for no more, and serves no scan; what it failed with is forgotten."""
+        gone = self._arrivals.drop_all_but(ids)
+        for scan in gone:
+            log.warning("%s is in the store no more", scan)
+            self._pending.pop(scan, None)
+            self._indexed.pop(scan, None)
+            self._index = self._index.without(scan)
+            line = self.session.report.line(str(scan))
+            if line is not None and line.status == "failed":
+                self.session.report.drop(str(scan))
+                self.session.records.done(str(scan))
+        if gone:
+            self.session.record()
 
-    def _became_ready(self, store: L0Store, scan: ScanId) -> bool:
-        seen = self._seen.get(scan)
-        if seen is None:
-            seen = self._seen[scan] = Seen(since=self._clock())
-            self._last_event = self._clock()
-        if seen.ready and not seen.failed:
-            self._look_for_source(store, scan, seen)
-            return False
-        try:
-            marker = store.scan_attrs(scan).get("complete")
-            signature = signature_of(store.path / scan.path)
-        except (ScanFailure, OSError):  # just being written, or damaged: then it is taken some time, and fails
-            marker, signature = None, signature_of(store.path / scan.path)
-        if signature != seen.signature:
-            again = seen.failed
-            seen.signature, seen.since, seen.ready, seen.failed = signature, self._clock(), False, False
-            self._last_event = self._clock()
-            if again:
-                log.info("%s has changed since it failed: it is looked at anew", scan)
-        if seen.failed:
-            return self._has_new_loads(seen)
-        seen.held_back, seen.marked = marker is False, marker is True
-        settled = marker is not False and bool(signature) and self._clock() - seen.since >= self._pace.settle
-        seen.ready = bool(signature) and (seen.marked or settled)
-        return seen.ready
-
-    def _look_for_source(self, store: L0Store, scan: ScanId, seen: Seen) -> None:
-        """A scan of loads that was taken by its silence may get its source later."""
-        if not seen.marked and not seen.with_source and store.has(scan, "source"):
-            seen.ready, seen.since, seen.signature = False, self._clock(), ""
-
-    def _has_new_loads(self, seen: Seen) -> bool:
-        more = seen.failed_with is not None and len(self._index.candidates) > seen.failed_with
-        seen.failed = seen.failed and not more
-        return more
+    def _refuse_strange(self, store: L0Store) -> None:
+        """What looks like a scan but is none is told when it comes, and forgotten when it goes."""
+        strange = store.strange_scans()
+        if strange.keys() == self._strange:
+            return
+        with self.session.loop(store, self._index) as loop:
+            loop.refuse({name: error for name, error in strange.items() if name not in self._strange})
+            loop.forget_all_but([*map(str, store.scan_ids()), *strange])
+        for name in self._strange - strange.keys():
+            self.session.report.drop(name)
+        self._strange = set(strange)
+        self.session.record()
+        self._arrivals.happened()
 
     # --- what is calibrated when
 
     def _take(self, store: L0Store, scan: ScanId) -> None:
         """A scan is complete: its loads serve others from now on, and it is to be calibrated if it is a science scan."""
         self._index = self._index.without(scan)
+        self._indexed[scan] = loads_state(store, scan)
         self._index.add(store, [scan], self.session.settings)
-        self._seen[scan].with_source = store.has(scan, "source")
+        self._arrivals.seen[scan].with_source = store.has(scan, "source")
         times = [c.time_us for c in self._index.candidates if c.scan == scan]
         if is_science(store, scan):
             try:
@@ -228,68 +200,123 @@ class Watcher:
             except Exception:  # the loop over scans says what is wrong with it
                 source = None
             self._pending[scan] = source
+        elif self._is_away(scan):
+            self._arrivals.failed(scan, None, passing=True)
+        else:
+            self._arrivals.succeeded(scan)
         self._latest_us = max(self._latest_us, *times) if times else self._latest_us
 
     def _waits(self, store: L0Store, scan: ScanId, source: CountGroup | None) -> bool:
         """True while a load set that has not come could serve a scan better than those at hand."""
-        if source is None or self.session.publisher.done(scan) is not None:
+        if source is None or self._is_there(scan):
             return False
+        if any(
+            self._is_away(s) and self._arrivals.seen[s].pause < HELD_PAUSE_S for s in self._index.broken if s != scan
+        ):
+            return True
         pointed = [int(n) for n in source.arrays["lloadsn"].ravel() if n > 0][:1] if "lloadsn" in source.arrays else []
         for number in pointed:
-            seen = self._seen.get(ScanId(number, scan.band))
+            seen = self._arrivals.seen.get(ScanId(number, scan.band))
             if seen is not None and not seen.ready:
                 return True
-        return self._index.may_change(scan, source, self.session.settings, self._latest_us)
+        if self._index.may_change(scan, source, self.session.settings, self._latest_us):
+            return True
+        sets = self._sets_of(scan, source)
+        return any(not self._arrivals.seen[s].ready for s in sets) or bool(self._changed_loads(store, sets))
+
+    def _is_away(self, scan: ScanId) -> bool:
+        """True for loads that the disk did not give, but may give the next time."""
+        return isinstance(self._index.broken.get(scan), ReadFailed)
+
+    def _sets_of(self, scan: ScanId, source: CountGroup) -> tuple[ScanId, ...]:
+        """The load sets that serve a scan, as metadata tell; none if that fails."""
+        try:
+            return LoadFinder(self._index, self.session.settings, lambda _: True).find(scan, source).sets
+        except ScanFailure:
+            return ()
+
+    def _is_there(self, scan: ScanId) -> bool:
+        """True for a scan that is published, or of which that cannot be told: then its report line says so."""
+        try:
+            return self.session.publisher.done(scan) is not None
+        except OutputError:
+            return True
 
     def _calibrate(self, store: L0Store, scans: list[ScanId]) -> None:
+        """Calibrate what is not done; a scan is pending until its report line is there."""
         session = self.session
-        todo = []
         session.progress.scans(len(session.report.scans) + len(self._pending))
         with session.loop(store, self._index, self._check_unchanged) as loop:
-            for scan in scans:
-                self._pending.pop(scan)
-                done = session.publisher.done(scan)
-                if done is None:
-                    todo.append(scan)
-                else:
-                    loop.finish(ScanReport(str(scan), status="skipped", digest=str(done.get("digest", ""))))
-            loop.each(todo)
-        failed = {line.scan: line.error for line in session.report.failures}
-        for scan in todo:
-            seen = self._seen[scan]
-            seen.failed = str(scan) in failed
-            lacks_loads = failed.get(str(scan)) == NoLoads.__name__
-            seen.failed_with = len(self._index.candidates) if lacks_loads else None
+            todo = [scan for scan in scans if not self._is_done(loop, scan)]
+            before = {scan: session.report.line(str(scan)) for scan in todo}
+            try:
+                loop.each(todo)
+            finally:
+                for scan in todo:
+                    if session.report.line(str(scan)) is not before[scan]:
+                        self._settle_up(scan)
         session.record()
 
-    def _check_unchanged(self, scan: ScanId) -> None:
-        """What was taken by its silence must be the same after it was read."""
-        seen = self._seen[scan]
+    def _is_done(self, loop: ScanLoop, scan: ScanId) -> bool:
+        """True if nothing is left to do for a scan: it is published, or that cannot be told; its line is there then."""
+        try:
+            done = self.session.publisher.done(scan)
+        except OutputError as lost:
+            lost.at(str(scan))
+            loop.finish(ScanReport(str(scan), "failed", "write", lost.kind, str(lost)))
+            self._settle_up(scan)
+            return True
+        if done is not None:
+            line, reason = loop.compare(scan, done)
+            if reason:
+                error = done_differently(self.session.publisher.path, [f"{scan} ({reason})"])
+                line = ScanReport(str(scan), "failed", "load", error.kind, str(error))
+            loop.finish(line)
+            self._settle_up(scan)
+        return done is not None
+
+    def _settle_up(self, scan: ScanId) -> None:
+        """The report has a line of a scan: it is pending no more unless its loads have changed."""
+        if scan in self._again:
+            self._again.remove(scan)
+            return
+        self._pending.pop(scan)
+        line = self.session.report.line(str(scan))
+        if line is None or line.status != "failed":
+            self._arrivals.succeeded(scan)
+        else:
+            n_sets = len(self._index.candidates) if line.error == NoLoads.__name__ else None
+            self._arrivals.failed(scan, n_sets, passing=line.error in PASSING)
+
+    def _check_unchanged(self, scan: ScanId, sets: Sequence[ScanId]) -> None:
+        """What was taken by its silence must be the same after it was read, and loads the same as when they were indexed."""
+        seen = self._arrivals.seen[scan]
         if not seen.marked and signature_of(self._l0 / scan.path) != seen.signature:
             raise Unreadable(
                 "changed while it was read", array=str(scan), rule=f"unchanged for {self._pace.settle:g} s",
                 fix="it is tried again; let the writer set the attribute complete, or give a longer --settle",
             )  # fmt: skip
+        if changed := self._changed_loads(open_l0(self._l0, self.session.settings), sets):
+            self._again.add(scan)
+            raise Unreadable(
+                "its loads changed after they were read", array=", ".join(map(str, changed)),
+                rule="what is complete stays as it is", fix="it is tried again with what they are now",
+            )  # fmt: skip
+
+    def _changed_loads(self, store: L0Store, sets: Sequence[ScanId]) -> list[ScanId]:
+        """Those whose loads are no longer what was indexed: they must become complete once more, and serve none till then."""
+        changed = [scan for scan in sets if loads_state(store, scan) != self._indexed.get(scan)]
+        for scan in changed:
+            log.warning("the loads of %s have changed since they were read: they are looked at anew", scan)
+            self._arrivals.unsettle(scan)
+        return changed
 
 
-def signature_of(folder: Path) -> str:
-    """sha256 over names, sizes and times of change of all below a folder; empty if something vanishes meanwhile.
-
-    What cannot be read for another reason has that for its signature, so that its reader can tell in the end.
-    """
-    digest = hashlib.sha256()
+def loads_state(store: L0Store, scan: ScanId) -> str:
+    """Changes with names, sizes and times of the files of a scan's loads, and with the attributes that reading them uses."""
     try:
-        for root, folders, names in os.walk(folder, onerror=_raise):
-            folders.sort()
-            for name in sorted(names):
-                status = os.lstat(os.path.join(root, name))
-                digest.update(os.fsencode(f"{root}/{name} {status.st_size} {status.st_mtime_ns}\n"))
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return str(error)
-    return digest.hexdigest()
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        attrs = store.scan_attrs(scan)
+        read = repr([(name, attrs[name]) for name in schema.READ_ATTRIBUTES if name in attrs])
+    except ScanFailure as error:
+        read = str(error)
+    return signature_of(store.path / scan.path / "calibration") + read

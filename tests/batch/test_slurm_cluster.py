@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 N_SCANS = 24
 FIRST = 25650
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+"""States after which a task does not run again; one look must tell all, for between two a task goes from one to another."""
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +76,25 @@ class Site:
                         return int(entry.name)
         raise RuntimeError(f"no engine of task {task}")
 
-    def task_that_begins(self) -> int:
-        """A task that has just begun to write its scan; each has one scan."""
-        before, fresh = set(scans_in_work(self.l1)), set[str]()
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No scan ends meanwhile, but by what happens to its task."""
+        (self.folder / "hold").touch()
+        try:
+            yield
+        finally:
+            (self.folder / "hold").unlink()
 
-        def begins() -> bool:
-            now = set(scans_in_work(self.l1))
-            fresh.update(now - before)
-            before.intersection_update(now)
-            return bool(fresh)
+    def steady(self, n: int) -> dict[int, str]:
+        """The tasks that run and their nodes, once ``n`` of them write a scan and none comes or goes; for :meth:`held`."""
+        seen = [dict[int, str]()]
 
-        wait_for(begins, 60.0, "a scan that begins")
-        return int(min(fresh).removeprefix("scan_")) - FIRST
+        def same() -> bool:
+            seen.append(self.tasks())
+            return seen[-1] == seen[-2] and len(seen[-1]) == n == len(scans_in_work(self.l1))
+
+        wait_for(lambda: all(same() or time.sleep(0.5) for _ in range(3)), 90.0, f"{n} scans in work")
+        return seen[-1]
 
     def restarts(self, job: str, task: int) -> int:
         """How often SLURM has queued a task again; then it may start at once, not in two minutes."""
@@ -104,9 +113,9 @@ class Site:
 
         def empty() -> bool:
             self.hurry(job)
-            running = self.tasks()
-            assert len(running) <= 3
-            return not running and not self.tasks("PENDING") and not self.tasks("COMPLETING")
+            lines = self.cluster.call("squeue", "-h", "-r", "-j", job, "-t", "all", "-o", "%T").split()
+            assert lines.count("RUNNING") <= 3
+            return bool(lines) and set(lines) <= ENDED
 
         wait_for(empty, seconds, "an empty queue")
 
@@ -120,33 +129,36 @@ def test_an_array_that_is_killed_preempted_and_loses_a_node(tmp_path: Path, clus
     job = submitted.job_id
     assert len(submitted.tasks) == N_SCANS
     try:
-        wait_for(lambda: len(scans_in_work(site.l1)) == 3, 60.0, "three scans in work")
-        killed = site.task_that_begins()
-        os.kill(site.engine(killed), signal.SIGKILL)
-        wait_for(lambda: killed not in site.tasks("RUNNING,COMPLETING"), 20.0, "the end of the task that was killed")
-        shown = json.loads(site.cli("status", "l1.zarr", "--json", code=None))
+        with site.held():
+            killed = min(site.steady(3))
+            os.kill(site.engine(killed), signal.SIGKILL)
+            wait_for(
+                lambda: killed not in site.tasks("RUNNING,COMPLETING"), 60.0, "the end of the task that was killed"
+            )
+            shown = json.loads(site.cli("status", "l1.zarr", "--json", code=None))
         assert f"scan_{FIRST + killed:06d}" in shown["missing"], (killed, shown)
         assert len(shown["waiting"]) > N_SCANS // 2
 
         def urgent() -> tuple[int, str]:
             """A task that a job of higher priority drives from its node."""
-            wait_for(lambda: len(scans_in_work(site.l1)) == 3, 60.0, "three scans in work again")
-            node = next(n for n in site.tasks().values() if list(site.tasks().values()).count(n) == 2)
-            victims = [task for task, where in site.tasks().items() if where == node]
+            running = site.steady(3)
+            node = next(n for n in running.values() if list(running.values()).count(n) == 2)
+            victims = [task for task, where in running.items() if where == node]
             cluster.call("sbatch", "-p", "urgent", "-w", node, "--gres=gpu:2", "-o", "/dev/null", "--wrap", "sleep 2")
             wait_for(
-                lambda: any(site.restarts(job, v) for v in victims), 40.0, "a task that is preempted and queued again"
+                lambda: any(site.restarts(job, v) for v in victims), 120.0, "a task that is preempted and queued again"
             )
             return next(v for v in victims if site.restarts(job, v)), node
 
-        preempted, _ = urgent()
+        with site.held():
+            preempted, _ = urgent()
         assert "stopped; run the same command again" in (submitted.folder / f"{preempted}.log").read_text()
 
-        wait_for(lambda: len(scans_in_work(site.l1)) >= 2, 60.0, "scans in work")
-        lost, node = next(iter(site.tasks().items()))
-        cluster.kill_node(node)
-        cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        wait_for(lambda: site.restarts(job, lost), 20.0, "a task that is queued again after its node was lost")
+        with site.held():
+            lost, node = next(iter(site.steady(3).items()))
+            cluster.kill_node(node)
+            cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+            wait_for(lambda: site.restarts(job, lost), 60.0, "a task that is queued again after its node was lost")
         time.sleep(0.5)
         cluster.start_node(node)
         wait_for(lambda: cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME") == "", 20.0, "the node")
@@ -175,11 +187,12 @@ def test_a_task_that_is_cancelled_stays_so(tmp_path: Path, cluster: Cluster) -> 
     slow = f"{sys.executable} {Path(__file__).with_name('slow_engine.py')}"
     site.cli("submit", "l0.zarr", "l1.zarr", "--partition", "gpu", "--array", "1", "--command", slow)
     (submitted,) = submissions(site.l1)
-    wait_for(lambda: scans_in_work(site.l1), 60.0, "a scan in work")
-    cluster.call("scancel", submitted.job_id)
-    wait_for(lambda: not site.tasks("RUNNING,COMPLETING,PENDING"), 30.0, "the end of the task")
-    time.sleep(1.0)
-    assert not site.tasks("PENDING,RUNNING")
+    with site.held():
+        wait_for(lambda: scans_in_work(site.l1), 60.0, "a scan in work")
+        cluster.call("scancel", submitted.job_id)
+        site.until_empty(submitted.job_id, 60.0)
+        time.sleep(1.0)
+        site.until_empty(submitted.job_id, 1.0)
     assert site.restarts(submitted.job_id, 0) == 0
     assert "stopped; run the same command again" in (submitted.folder / "0.log").read_text()
     assert json.loads(site.cli("status", "l1.zarr", "--json", code=None))["missing"]

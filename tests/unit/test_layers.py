@@ -15,8 +15,8 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 LAYERS = ["errors", "_version", "stopping",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
           "modes", "workers", "tile_plan", "fallbacks", "packed", "encoded", "slot", "stream", "stages", "qa", "load_index",
-          "selection", "scan_run", "write_behind", "scan_loop", "pipeline", "watch", "slurm", "observe", "simulate", "ingest",
-          "view", "export", "inspection", "explain", "doctor",
+          "selection", "scan_run", "write_behind", "scan_loop", "pipeline", "arrivals", "watch", "task_split", "slurm",
+          "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor",
           "testing", "selftest", "demo", "bench", "cli", "__main__"]  # fmt: skip
 GPU_PACKAGES = {
     "cupy": {"cupy_.py", "cupy_source.py"}, "cupyx": {"cupy_.py"}, "kvikio": {"kvikio_.py"}, "nvidia": {"nvcomp_.py"},
@@ -56,6 +56,17 @@ def test_dependencies_point_one_way(path: Path) -> None:
         assert other != "testing" or own in ("testing", "selftest"), "the engine imports nothing that is for tests"
         if other != own and (own, other) not in TOGETHER:
             assert LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
+
+
+def test_l0_is_opened_with_the_limits_of_the_settings() -> None:
+    """One door: ``open_l0``. A store that is opened past it takes what the settings refuse."""
+    calls = [
+        (path.relative_to(ROOT).as_posix(), node.lineno)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "L0Store"
+    ]
+    assert [name for name, _ in calls] == ["store/l0.py"], calls
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())

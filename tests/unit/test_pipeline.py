@@ -19,6 +19,7 @@ from calib_gpu.pipeline import Progress, calibrate
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.store import disk
 from calib_gpu.store.l0_write import L0Writer
+from calib_gpu.store.l1_store import published_scans
 from small_scan import small_scan
 
 SHAPE = (32, 3, 1, 2)
@@ -285,3 +286,18 @@ def test_bands_are_calibrated_each_on_its_own(tmp_path: Path) -> None:
         l1 = zarr.open_group(str(tmp_path / "l1.zarr"), mode="r")[f"scan_025650/{band}"]
         np.testing.assert_allclose(l1["spectra"][:], small_scan(shape=SHAPE, seed=k).truth["ta"], atol=1e-8)
     assert calib_gpu.calibrate(tmp_path / "l0.zarr", tmp_path / "l1.zarr").count("skipped") == 2
+
+
+@pytest.mark.parametrize("damage", ["format", "json"])
+def test_a_damaged_document_of_the_store_is_named_and_written_anew(tmp_path: Path, damage: str) -> None:
+    l0, l1 = night(tmp_path), tmp_path / "l1.zarr"
+    calibrate(l0, l1)
+    before, document = tree(l1), l1 / "zarr.json"
+    text = document.read_text()
+    document.write_text(text.replace("l1-heterodyne", "l1-heterodyme") if damage == "format" else text[:40])
+    with pytest.raises(OutputError, match="document of this L1 store is damaged"):
+        calibrate(l0, l1)
+    with pytest.raises(StoreUnusable, match="document of this L1 store is damaged"):
+        published_scans(l1)
+    report = calibrate(l0, l1, Settings(overwrite=True), scans=[25650])
+    assert (report.count("ok"), tree(l1)) == (1, before)

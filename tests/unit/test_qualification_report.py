@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_it_passes_only_if_all_is_tested_and_nothing_failed() -> None:
     report = whole()
     report.outcomes[4] = Outcome("test of P5", "skipped", "P5", "no such package")
     assert report.state("P5") == "skipped"
+    assert not report.passed  # a promise that was not looked at is none
+    report.outcomes.append(Outcome("another test of P5", "passed", "P5"))
     assert report.passed
     assert "no such package" in as_markdown(report)
 
@@ -106,3 +109,15 @@ def test_fuzzing(tmp_path: Path, ends: str, outcome: str) -> None:
     last = report.outcomes[-1]
     assert (last.test, last.outcome, last.promise) == ("tests/fuzz/fuzz_json.py", outcome, "P8")
     assert last.reason.strip() == ("crash-1234" if outcome == "failed" else "")
+
+
+@pytest.mark.parametrize(("options", "extras"), [((), "dev"), (("-n", "2", "--full"), "dev,fuzz")])
+def test_fuzzing_is_installed_where_it_is_asked_for(tmp_path: Path, options: tuple[str, ...], extras: str) -> None:
+    """The script with a stand-in for env.sh, which says what it would install."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    shutil.copy(TESTS.parent / "scripts" / "qualify", scripts)
+    (scripts / "env.sh").write_text('echo "$1"; exit 0\n')
+    done = subprocess.run([str(scripts / "qualify"), *options], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{extras}\n"
+    assert extras.split(",")[-1] in (TESTS.parent / "pyproject.toml").read_text()

@@ -14,13 +14,14 @@ import pytest
 from test_cli import cli
 from test_pipeline import night
 
-from calib_gpu import slurm
+from calib_gpu import slurm, task_split
 from calib_gpu.errors import ConfigError, StoreUnusable
 from calib_gpu.pipeline import calibrate
 from calib_gpu.records import ScanId
 from calib_gpu.selection import scans_text
 from calib_gpu.store import publish
 from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.run_records import RunRecords, noted_failures
 
 
 @pytest.fixture
@@ -50,25 +51,25 @@ def test_no_task_takes_more_than_4_3_of_the_best_split() -> None:
     for n in (1, 2, 7, 40, 200):
         costs = {k: rng.choice((1, 10, rng.randrange(1, 1000))) for k in range(n)}
         for n_tasks in (1, 2, 3, 16, n):
-            tasks = slurm.partition(costs, n_tasks)
+            tasks = task_split.partition(costs, n_tasks)
             assert sorted(number for task in tasks for number in task) == sorted(costs)
             assert len(tasks) == min(n, n_tasks)
             longest = max(sum(costs[number] for number in task) for task in tasks)
             best = max(max(costs.values()), -(-sum(costs.values()) // len(tasks)))
             assert longest <= 4 / 3 * best + max(costs.values()) / 3
-            assert slurm.partition(dict(reversed(costs.items())), n_tasks) == tasks
+            assert task_split.partition(dict(reversed(costs.items())), n_tasks) == tasks
 
 
 def test_equal_scans_are_shared_out_evenly() -> None:
-    assert {len(t) for t in slurm.partition(dict.fromkeys(range(24), 5), 8)} == {3}
+    assert {len(t) for t in task_split.partition(dict.fromkeys(range(24), 5), 8)} == {3}
 
 
 def test_the_cost_is_the_bytes_of_the_counts(tmp_path: Path) -> None:
     """32 channels, 3 dumps, 2 pixels, 5 subscans of source and 2 of loads, int32."""
     store = L0Store(night(tmp_path))
-    assert slurm.scan_cost(store, ScanId(25650)) == slurm.SCAN_BYTES + 32 * 3 * 2 * (5 + 2) * 4
+    assert task_split.scan_cost(store, ScanId(25650)) == task_split.SCAN_BYTES + 32 * 3 * 2 * (5 + 2) * 4
     (store.path / "scan_025650/source/data_5d/zarr.json").write_text("{")
-    assert slurm.scan_cost(store, ScanId(25650)) == slurm.SCAN_BYTES + 32 * 3 * 2 * 2 * 4
+    assert task_split.scan_cost(store, ScanId(25650)) == task_split.SCAN_BYTES + 32 * 3 * 2 * 2 * 4
 
 
 @pytest.mark.parametrize(("array", "gib", "expected"), [
@@ -76,13 +77,13 @@ def test_the_cost_is_the_bytes_of_the_counts(tmp_path: Path) -> None:
     ("7", [1] * 10, (7, None)), ("24%3", [1] * 24, (24, 3)), ("20", [1] * 3, (3, None)), ("auto", [64] * 2000, (1000, None)),
 ])  # fmt: skip
 def test_size_of_the_array(array: str, gib: list[int], expected: tuple[int, int | None]) -> None:
-    assert slurm.array_size(array, {k: n * 1024**3 for k, n in enumerate(gib)}) == expected
+    assert task_split.array_size(array, {k: n * 1024**3 for k, n in enumerate(gib)}) == expected
 
 
 @pytest.mark.parametrize("array", ["", "0", "-1", "many", "3%0", "3%", "%2", "5000", "1-3"])
 def test_sizes_that_are_none(array: str) -> None:
     with pytest.raises(ConfigError, match="--array"):
-        slurm.array_size(array, {1: 1})
+        task_split.array_size(array, {1: 1})
 
 
 def test_scans_as_text() -> None:
@@ -145,7 +146,7 @@ def test_submit_status_and_resume(tmp_path: Path, programs: Path) -> None:
     assert (made.folder / "tasks.txt").read_text() == "25650\n25651\n25652\n"
     assert (programs / "sbatch.calls").read_text() == f"--parsable {made.folder}/job.sh\n"
     (programs / "queue").write_text("41 0\n41 1\n41 2\n7 0\n")
-    assert slurm.status(l1) == slurm.Status(waiting=["scan_025650", "scan_025651", "scan_025652"])
+    assert slurm.status(l1) == slurm.Status(waiting=["scan_025650", "scan_025651", "scan_025652"], l0=str(l0))
 
     calibrate(l0, l1, scans=[25650, 25651])
     (programs / "queue").write_text("")
@@ -199,6 +200,66 @@ def test_what_slurm_refuses_leaves_nothing(tmp_path: Path, programs: Path) -> No
         slurm.queued_numbers([known])
 
 
+def test_what_only_looks_like_a_scan_is_named_and_never_submitted(tmp_path: Path, programs: Path) -> None:
+    l0, l1 = night(tmp_path), tmp_path / "l1.zarr"
+    (l0 / "scan_25653").mkdir()
+    done = cli(tmp_path, "submit", "l0.zarr", "l1.zarr")
+    assert (done.returncode, "no scan: scan_25653: not a scan's name" in done.stderr) == (0, True)
+    calibrate(l0, l1)
+    shown = cli(tmp_path, "status", "l1.zarr", "--resume", "--retry-failed")
+    assert (shown.returncode, "no scan: scan_25653: not a scan's name" in shown.stdout) == (2, True), shown.stderr
+    assert "nothing to submit" in shown.stdout
+    assert [f["scan"] for f in json.loads((l1 / "failures.json").read_bytes())] == ["scan_25653"]
+    (l0 / "scan_25653").rename(l0 / "old")
+    assert slurm.status(l1).strange == list(slurm.status(l1).failed) == []
+    calibrate(l0, l1, scans=[25650])
+    assert not (l1 / "failures.json").exists()
+
+
+def test_what_cannot_be_known_is_not_told_as_a_number(tmp_path: Path) -> None:
+    l0 = night(tmp_path)
+    calibrate(l0, tmp_path / "l1.zarr", scans=[25650])
+    shown = cli(tmp_path, "status", "l1.zarr")
+    assert "missing  unknown" in shown.stdout
+    assert "missing      2 " in cli(tmp_path, "status", "l1.zarr", "--l0", "l0.zarr").stdout
+
+
+def test_a_scan_that_is_done_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after it was published, and before the failure of an earlier try was forgotten."""
+    l0, l1 = night(tmp_path), tmp_path / "l1.zarr"
+    document = l0 / "scan_025651/source/mjd/zarr.json"
+    sound = document.read_bytes()
+    document.write_bytes(b"{")
+    calibrate(l0, l1)
+    document.write_bytes(sound)
+    monkeypatch.setattr(RunRecords, "done", lambda *_: None)
+    calibrate(l0, l1)
+    assert [f["scan"] for f in noted_failures(l1, publish.run_folder(l1))] == ["scan_025651"]
+    found = slurm.status(l1, l0)
+    assert (len(found.done), found.failed, found.missing) == (3, {}, [])
+
+
+def test_nothing_is_written_below_l0(tmp_path: Path, programs: Path) -> None:
+    l0 = night(tmp_path)
+    before = sorted(l0.rglob("*"))
+    done = cli(tmp_path, "submit", "l0.zarr", "l0.zarr/l1.zarr")
+    assert (done.returncode, "input and output overlap" in done.stderr) == (64, True), done.stderr
+    assert sorted(l0.rglob("*")) == before
+    assert not (programs / "sbatch.calls").exists()
+
+
+def test_the_limits_of_the_options_hold_for_the_splitting_too(tmp_path: Path, programs: Path) -> None:
+    night(tmp_path)
+    done = cli(tmp_path, "submit", "l0.zarr", "l1.zarr", "--", "--set", "max_scans=2")
+    assert (done.returncode, "max_scans" in done.stderr) == (65, True), done.stderr
+    limited = job(tmp_path, limits={"max_scans": 3})
+    assert slurm.submit(slurm.plan(limited)).job.limits == {"max_scans": 3}
+    assert slurm.submissions(tmp_path / "l1.zarr")[0].job == limited
+    (tmp_path / "l0.zarr/scan_025653").mkdir()
+    with pytest.raises(StoreUnusable, match="max_scans"):
+        slurm.status(tmp_path / "l1.zarr")
+
+
 def test_the_commands(tmp_path: Path, programs: Path) -> None:
     """Wrong options of run are told by submit; a dry run writes nothing; a task can be carried out as it stands."""
     night(tmp_path)
@@ -230,7 +291,9 @@ def test_the_script_for_those_who_do_without_submit(tmp_path: Path) -> None:
     """Task k of n takes every n-th scan; it ends like the scripts of submit."""
     path = Path(__file__).parents[2] / "scripts" / "calib-gpu.sbatch"
     assert path.read_text().endswith(slurm.QUEUE_AGAIN)
-    l0 = night(tmp_path, (7, 25650, 25651, 1234567))
+    l0 = night(tmp_path, (0, 25650, 25651, 1234567))
+    (l0 / "scan_025651.bak").mkdir()
+    (l0 / "scan_last").mkdir()
     for name, text in {"srun": 'echo "$@"; exit $CODE', "squeue": "echo RUNNING", "scontrol": 'echo "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -244,10 +307,10 @@ def test_the_script_for_those_who_do_without_submit(tmp_path: Path) -> None:
         return done.stdout.splitlines()
 
     call = f"--cpus-per-task=4 calib-gpu run {l0} /data/l1.zarr --scans {{}} --workers 4"
-    assert task(0, 3) == [call.format("7,1234567")]
+    assert task(0, 3) == [call.format("0,1234567")]
     assert task(1, 3) == [call.format("25650")]
     assert task(2, 3) == [call.format("25651")]
     assert task(5, 6) == []
     assert task(0, 1, OPTIONS="--dtype float32", CODE="75") == [
-        call.format("7,25650,25651,1234567") + " --dtype float32", "requeue 77",
+        call.format("0,25650,25651,1234567") + " --dtype float32", "requeue 77",
     ]  # fmt: skip

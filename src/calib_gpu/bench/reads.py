@@ -12,13 +12,14 @@ from calib_gpu.bench.plan import kinds_of
 from calib_gpu.bench.scripts import not_installed
 from calib_gpu.scan_run import LOAD_TILE_BYTES
 from calib_gpu.selection import select_scans
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.settings import Settings
+from calib_gpu.store.l0 import open_l0
 from calib_gpu.workers import Blocks, Workers, read_tile
 
 
 def read_with_engine(l0: Path, workers: int) -> dict[str, Any]:
     """Read every ON sample as the engine does, tile by tile into its buffers; seconds, samples, and the sum of the counts."""
-    store, pool = L0Store(l0), Workers(workers)
+    store, pool = open_l0(l0, Settings()), Workers(workers)
     samples, total = 0, 0
     begin = time.perf_counter()
     try:
@@ -54,7 +55,7 @@ def read_with_tensorstore(l0: Path, workers: int) -> dict[str, Any]:
         raise not_installed(missing) from None
     import zarr
 
-    store = L0Store(l0)
+    store = open_l0(l0, Settings())
     limit = {"limit": workers}
     context = ts.Context({"data_copy_concurrency": limit, "file_io_concurrency": limit})
     samples, total = 0, 0

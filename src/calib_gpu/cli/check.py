@@ -49,12 +49,14 @@ def check(
 
 
 def _check_l1(l1: Path) -> None:
+    from calib_gpu.store.guard import scan_number
     from calib_gpu.store.l1_store import check_store
 
     n_scans, bad = check_store(l1)
     for name in bad:
         typer.echo(f"differs from what was written: {l1 / name}")
-    numbers = sorted({int(name[5:].split("/")[0]) for name in bad if name.startswith("scan_")})
+    found = (scan_number(name.split("/")[0]) for name in bad)
+    numbers = sorted({n for n in found if n is not None})
     if numbers:
         typer.echo(f"to make them anew: calib-gpu run L0 {l1} --overwrite --scans {','.join(map(str, numbers))}")
     if bad:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from calib_gpu.cli.common import app, build_settings, parse_scans
+from calib_gpu.cli.common import app, parse_scans
 from calib_gpu.cli.observing import LogFormat, MetricsFile, Quiet, observed
+from calib_gpu.cli.run_options import (
+    Backend,
+    Codec,
+    DeviceMemory,
+    Dtype,
+    Level,
+    Memory,
+    Precision,
+    RequireChecksum,
+    WorkerThreads,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from calib_gpu.scan_report import Progress, RunReport
-    from calib_gpu.settings import Settings
     from calib_gpu.stopping import Stop
-
-
-SETTINGS: Final = (
-    "mode", "reference", "loads", "atmosphere", "pwv", "pwv_scope", "backend", "workers", "memory", "device_memory",
-    "dtype", "precision", "codec", "level", "require_checksum", "overwrite", "quiet",
-)  # fmt: skip
-"""Options that are settings of the same name."""
-
-
-def settings_of(options: Mapping[str, Any]) -> Settings:
-    """Settings from the options of ``run``, by name; None and false are not given."""
-    given = {name: options[name] for name in SETTINGS if options[name] not in (None, False)}
-    if "pwv_scope" in given:
-        given["pwv_scope"] = given["pwv_scope"].replace("-", "_")
-    return build_settings(given, options["assignments"], options["config"], options["profile"])
 
 
 @app.command()
@@ -47,21 +42,15 @@ def run(
     profile: Annotated[str | None, typer.Option(help="Telescope profile: a name or a TOML file.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any setting, name=value; repeatable.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto | numpy | cupy; auto: a GPU where there is one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker threads; 0: one per usable core.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory for scan arrays and tiles, e.g. 512M.")] = None,
-    device_memory: Annotated[str | None, typer.Option(help="Memory of the GPU for tiles, e.g. 4G.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float64 | float32")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="off | auto | BITS: round T_A* far below its noise; files of a quarter.")
-    ] = None,
-    codec: Annotated[
-        str | None, typer.Option(help="auto | zstd | blosc-zstd | blosc-lz4 | nvcomp-zstd (on the GPU)")
-    ] = None,
-    level: Annotated[int | None, typer.Option(help="zstd level of L1.")] = None,
-    require_checksum: Annotated[
-        bool, typer.Option("--require-checksum", help="Refuse scans with an array that has no checksum.")
-    ] = False,
+    backend: Backend = None,
+    workers: WorkerThreads = None,
+    memory: Memory = None,
+    device_memory: DeviceMemory = None,
+    dtype: Dtype = None,
+    precision: Precision = None,
+    codec: Codec = None,
+    level: Level = None,
+    require_checksum: RequireChecksum = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Calibrate again and replace what is done, with whatever settings.")
     ] = False,

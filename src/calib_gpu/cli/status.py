@@ -50,7 +50,7 @@ def status(
             typer.echo("nothing to submit")
         else:
             tell(made)
-    left = found.failed or found.running or found.waiting or found.missing
+    left = found.failed or found.running or found.waiting or found.missing or found.strange
     raise Done(Exit.NONE if not found.done else Exit.SOME if left else Exit.ALL)
 
 
@@ -60,6 +60,11 @@ def _show(found: Status) -> None:
         ("missing", found.missing),
     ):  # fmt: skip
         some = "" if name == "done" or not scans else f"   {', '.join(scans[:5])}{' ...' if len(scans) > 5 else ''}"
-        typer.echo(f"{name:<8}{len(scans):>6}{some}")
+        if name == "missing" and found.l0 is None:
+            typer.echo("missing  unknown: nothing was submitted that tells the L0 store; give --l0")
+        else:
+            typer.echo(f"{name:<8}{len(scans):>6}{some}")
     for message in found.failed.values():
         typer.echo(f"failed: {message}")
+    for message in found.strange:
+        typer.echo(f"no scan: {message}")

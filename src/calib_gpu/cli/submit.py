@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from calib_gpu.cli.common import app, parse_scans
+from calib_gpu.cli.run_options import settings_of
 from calib_gpu.errors import ConfigError
 
 if TYPE_CHECKING:
+    from calib_gpu.settings import Settings
     from calib_gpu.slurm import Submission
 
 NOT_FOR_TASKS: Final = {
@@ -54,8 +57,9 @@ def submit(
     """
     from calib_gpu import slurm
     from calib_gpu.selection import scans_text
+    from calib_gpu.store.guard import Limits
 
-    _check(options or [])
+    settings = _check(options or [])
     resources = {
         "partition": partition, "time": time, "gpus-per-task": gpus_per_task or None,
         "cpus-per-task": cpus_per_task or None, "mem": mem, "account": account,
@@ -65,8 +69,11 @@ def submit(
         str(l0.absolute()), str(l1.absolute()),
         tuple(shlex.split(command)) if command else (sys.executable, "-m", "calib_gpu"),
         tuple(options or ()), array, (*given, f"--chdir={Path.cwd()}", *(sbatch or ())), cpus_per_task,
+        asdict(Limits.of(settings)),
     )  # fmt: skip
     planned = slurm.plan(job, parse_scans(scans))
+    for message in planned.strange:
+        typer.echo(f"no scan: {message}", err=True)
     if dry_run:
         typer.echo(planned.script)
         for k, numbers in enumerate(planned.tasks):
@@ -82,12 +89,12 @@ def tell(made: Submission) -> None:
     typer.echo(f"see: calib-gpu status {made.job.l1}")
 
 
-def _check(options: list[str]) -> None:
-    """What is wrong with the options of ``run`` is told now, not by every task."""
-    settings_of = import_module("calib_gpu.cli.run").settings_of
+def _check(options: list[str]) -> Settings:
+    """Settings from the options of ``run``: what is wrong with them is told now, not by every task."""
+    import_module("calib_gpu.cli.run")  # registers it
     run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     given = run.make_context("calib-gpu submit L0 L1 --", ["L0", "L1", *options]).params
     for name, instead in NOT_FOR_TASKS.items():
         if given[name]:
             raise ConfigError("not for a task", array=f"--{name}", fix=instead)
-    settings_of(given)
+    return settings_of(given)

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from calib_gpu.cli.common import app, build_settings
+from calib_gpu.cli.common import app
 from calib_gpu.cli.observing import LogFormat, MetricsFile, Quiet, observed
+from calib_gpu.cli.run_options import (
+    Backend,
+    Codec,
+    DeviceMemory,
+    Dtype,
+    Level,
+    Memory,
+    Precision,
+    RequireChecksum,
+    WorkerThreads,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from calib_gpu.scan_report import Progress, RunReport
@@ -17,6 +29,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def watch(
+    ctx: typer.Context,
     l0: Annotated[Path, typer.Argument(help="L0 store that is being written.")],
     l1: Annotated[Path, typer.Argument(help="L1 store to create or continue.")],
     settle: Annotated[
@@ -30,6 +43,15 @@ def watch(
     profile: Annotated[str | None, typer.Option(help="Telescope profile: a name or a TOML file.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any setting, name=value; repeatable.")] = None,
+    backend: Backend = None,
+    workers: WorkerThreads = None,
+    memory: Memory = None,
+    device_memory: DeviceMemory = None,
+    dtype: Dtype = None,
+    precision: Precision = None,
+    codec: Codec = None,
+    level: Level = None,
+    require_checksum: RequireChecksum = False,
     quiet: Quiet = False,
     log_format: LogFormat = "text",
     metrics: MetricsFile = None,
@@ -44,7 +66,7 @@ def watch(
 
     Example: `calib-gpu watch night.zarr calibrated.zarr --settle 30`
     """
-    settings = build_settings({"quiet": quiet or None}, assignments, config, profile)
+    settings = settings_of(ctx.params)
 
     def work(progress: Progress, stop: Stop) -> RunReport:
         from calib_gpu.watch import Pace

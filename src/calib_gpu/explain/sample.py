@@ -31,8 +31,7 @@ from calib_gpu.stages.atmosphere import check_table, fit_atmosphere
 from calib_gpu.stages.prepare import Factors, prepare
 from calib_gpu.stages.resolve import ResolvedLoads, receiver, resolve
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.guard import Limits
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import open_l0
 from calib_gpu.store.l1_store import published_scans
 from calib_gpu.store.metadata import group_attrs
 from calib_gpu.workers import Workers, read_tile
@@ -113,7 +112,7 @@ def explain(l0: Path, scan: ScanId, place: Place, settings: Settings, l1: Path |
     ScanFailure
         The scan cannot be calibrated.
     """
-    store = L0Store(l0, Limits.of(settings))
+    store = open_l0(l0, settings)
     if scan not in (ids := store.scan_ids()):
         bands = [s for s in ids if s.number == scan.number]
         rule = f"one of its bands: {', '.join(map(str, bands))}" if bands else f"{len(ids)} scans of {l0.name}"

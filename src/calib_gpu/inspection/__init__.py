@@ -11,7 +11,7 @@ from calib_gpu.inspection.tables import Table, chosen
 from calib_gpu.records import ScanId
 from calib_gpu.settings import Settings
 from calib_gpu.store.kinds import kind_of, refuse_no_folder
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import open_l0
 
 __all__ = ["Table", "inspect_store"]
 
@@ -29,7 +29,7 @@ def inspect_store(path: Path, which: ScanId | None, settings: Settings) -> list[
     refuse_no_folder(path, "L0 or L1")
     if kind_of(path) == "L1":
         return l1_tables(path, which)
-    store = L0Store(path)
+    store = open_l0(path, settings)
     ids = store.scan_ids()
     if not ids:
         raise StoreUnusable("holds no scans", array=str(path), rule="groups named scan_NNNNNN")

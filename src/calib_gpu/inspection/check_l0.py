@@ -15,8 +15,7 @@ from calib_gpu.settings import Settings
 from calib_gpu.stages.load import open_scan
 from calib_gpu.store import guard
 from calib_gpu.store.chunks import ChunkedArray
-from calib_gpu.store.guard import Limits
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import L0Store, open_l0
 from calib_gpu.store.verify import chunk_problems
 from calib_gpu.workers import Workers, usable_cores
 
@@ -53,7 +52,7 @@ def check_l0(
     StoreUnusable
         The store cannot be opened.
     """
-    store = L0Store(path, Limits.of(settings))
+    store = open_l0(path, settings)
     found, workers = Findings(), Workers(settings.workers or usable_cores())
     found.problems += [f"{name}: {error}" for name, error in store.strange_scans().items()]
     found.doubts += list(_ignored(store))

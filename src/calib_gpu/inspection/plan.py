@@ -12,7 +12,7 @@ from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.schema import SUBSCAN_CLASSES
 from calib_gpu.selection import select_scans
 from calib_gpu.settings import Settings
-from calib_gpu.store.l0 import L0Store
+from calib_gpu.store.l0 import open_l0
 from calib_gpu.store.l0_group import subscan_class
 from calib_gpu.tile_plan import TilePlan, device_plan
 from calib_gpu.workers import usable_cores
@@ -40,7 +40,7 @@ def plan_store(path: Path, settings: Settings, numbers: list[int] | None = None)
     StoreUnusable, ScanFailure
         The store, or a scan of it, cannot be read.
     """
-    store = L0Store(path)
+    store = open_l0(path, settings)
     workers = settings.workers or usable_cores()
     rows, most = [], 0
     for scan in select_scans(store, numbers):

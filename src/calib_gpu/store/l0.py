@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calib_gpu import schema
 from calib_gpu.errors import BadShape, BadType, StoreUnusable, Unreadable
@@ -19,6 +19,9 @@ from calib_gpu.store.guard import BAND_NAME, DEFAULT_LIMITS, Limits
 from calib_gpu.store.kinds import refuse_no_folder, refuse_other_kind
 from calib_gpu.store.l0_group import GroupReader, group_files, subscan_class, texts
 from calib_gpu.store.metadata import GROUP_NODES, array_meta, group_attrs, has_array, node_kind
+
+if TYPE_CHECKING:
+    from calib_gpu.settings import Settings
 
 
 class L0Store:
@@ -175,6 +178,11 @@ class L0Store:
             files = group_files(self.path / scan / group, group)
             self._digests[scan, group] = _digest(self.scan_attrs(ScanId(int(number), band)), files)
         return self._digests[scan, group]
+
+
+def open_l0(path: str | os.PathLike[str], settings: Settings) -> L0Store:
+    """An L0 store, read within the limits of the settings: the one way in which the engine opens one."""
+    return L0Store(path, Limits.of(settings))
 
 
 def _digest(attrs: Mapping[str, Any], files: GroupFiles) -> str:

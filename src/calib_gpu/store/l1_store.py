@@ -27,11 +27,18 @@ def published_scans(l1: Path) -> list[ScanId]:
     try:
         attrs = group_attrs(l1)
     except Unreadable as error:
-        raise StoreUnusable(str(error)) from None
+        raise _damaged(l1) if looks_like_l1(l1) else StoreUnusable(str(error)) from None
+    if attrs.get("format") != L1_FORMAT and looks_like_l1(l1):
+        raise _damaged(l1)
     refuse_other_kind(l1, "L1")
     if attrs.get("format") != L1_FORMAT:
         raise _not_l1(l1)
     return _scans_below(l1)
+
+
+def _damaged(l1: Path) -> StoreUnusable:
+    fix = f"look with calib-gpu check; calib-gpu run L0 {l1} --overwrite writes it anew"
+    return StoreUnusable("the document of this L1 store is damaged", array=str(l1 / "zarr.json"), fix=fix)
 
 
 def _not_l1(path: Path) -> StoreUnusable:

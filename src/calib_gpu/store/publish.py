@@ -23,7 +23,7 @@ from calib_gpu.records import ScanId
 from calib_gpu.store import disk, system
 from calib_gpu.store.documents import dump_json, group_document, sealed
 from calib_gpu.store.kinds import L1_FORMAT, kind_of
-from calib_gpu.store.l1_store import format_of
+from calib_gpu.store.l1_store import format_of, looks_like_l1
 from calib_gpu.store.metadata import group_attrs
 
 log = logging.getLogger("calib_gpu")
@@ -54,7 +54,7 @@ class Publisher:
         }  # fmt: skip
         self._gate, self._closed = threading.Lock(), False
         self._handles: dict[Path, int] = {}
-        self._refuse_foreign()
+        self._refuse_foreign(overwrite=overwrite)
         try:
             disk.make_dirs(self.run / "staging")
         except OutputError as error:
@@ -68,9 +68,16 @@ class Publisher:
             self.close()
             raise
 
-    def _refuse_foreign(self) -> None:
+    def _refuse_foreign(self, *, overwrite: bool) -> None:
         if disk.is_file(self.path / "zarr.json"):
             foreign = format_of(self.path) != L1_FORMAT
+            if foreign and looks_like_l1(self.path):
+                if overwrite:
+                    return
+                raise OutputError(
+                    "the document of this L1 store is damaged", array=str(self.path / "zarr.json"),
+                    fix="look with calib-gpu check; --overwrite writes it anew (with --scans N for that scan only)",
+                )  # fmt: skip
         else:
             foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
