@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from calib_gpu.load_index import LoadIndex
 from calib_gpu.scan_loop import ScanLoop, Unchanged
 from calib_gpu.scan_report import Progress, RunReport
 from calib_gpu.scan_run import ScanRunner
-from calib_gpu.selection import numbers_without_science, select_scans
+from calib_gpu.selection import numbers_without_science, others, select_scans
 from calib_gpu.settings import Settings
 from calib_gpu.stages.atmosphere import check_table
 from calib_gpu.stopping import Stop
@@ -72,6 +72,7 @@ def calibrate(
     settings = settings or Settings()
     store = open_l0(l0, settings)
     ids = select_scans(store, scans)
+    no_failures = others(store, scans, ids)
     with Session(store, Path(l1), settings, progress or Progress(), stop, backend) as session:
         if loads_only := numbers_without_science(store, scans, ids):
             log.warning("not calibrated, for they hold loads only: %s", ", ".join(loads_only))
@@ -81,7 +82,7 @@ def calibrate(
             loop.forget_all_but([*map(str, store.scan_ids()), *strange])
             loop.refuse({} if scans is not None else strange)
             loop.all(ids)
-        session.record()
+        session.record(no_failures)
     return session.report
 
 
@@ -132,9 +133,14 @@ class Session:
         finally:
             runner.close()
 
-    def record(self) -> None:
-        """Bring ``failures.json`` up to date; the report tells where that cannot be done."""
+    def record(self, no_failures: Callable[[str], bool] | None = None) -> None:
+        """Bring ``failures.json`` up to date; the report tells where that cannot be done.
+
+        ``no_failures`` says of a name whether a failure noted for it is none any more.
+        """
         try:
+            if no_failures is not None:
+                self.records.forget(no_failures)
             self.records.publish()
         except OutputError as error:
             log.error("the list of failures is not up to date: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,7 +11,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from calib_gpu.errors import CalibError, ConfigError, DeviceLost, OutOfMemory, ReadFailed, ScanFailure, Stopped
+from calib_gpu.errors import (
+    CalibError,
+    ConfigError,
+    DeviceLost,
+    OutOfMemory,
+    OutputError,
+    ReadFailed,
+    ScanFailure,
+    Stopped,
+)
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress, RunReport, ScanReport, summary_line, timing_line
 from calib_gpu.scan_run import CalibratedScan, LoadedScan, ScanRunner, timed
@@ -98,9 +108,8 @@ class ScanLoop:
     def forget_all_but(self, names: Iterable[str]) -> None:
         """Drop what was noted of scans that are not in the store any more: renamed, or moved away, as advised."""
         known = set(names)
-        for entry in self.records.failures():
-            if entry.get("scan") not in known:
-                self.records.done(str(entry.get("scan")))
+        with contextlib.suppress(OutputError):  # told when the list is brought up to date
+            self.records.forget(lambda scan: scan not in known)
 
     def _sort_out(self, ids: Sequence[ScanId]) -> list[ScanId]:
         """Skip what is done; refuse what is done with other settings, before anything is calibrated."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from calib_gpu.errors import ConfigError, ScanFailure
 from calib_gpu.records import ScanId
 from calib_gpu.schema import CHOPPED_PREFIXES, SUBSCAN_CLASSES
+from calib_gpu.store.guard import scan_number
 from calib_gpu.store.l0 import L0Store
 
 LISTED: Final = 100
@@ -77,3 +78,13 @@ def numbers_without_science(store: L0Store, numbers: Sequence[int] | None, ids: 
         return []
     wanted = set(numbers)
     return [str(scan) for scan in store.scan_ids() if scan.number in wanted and scan not in ids]
+
+
+def others(store: L0Store, numbers: Sequence[int] | None, ids: Sequence[ScanId]) -> Callable[[str], bool]:
+    """Tells of a name whether it is that of a scan that was asked for and is not to be calibrated.
+
+    A scan that could not be looked into is taken for one to be calibrated, and fails; the next run knows better.
+    """
+    chosen = {str(scan) for scan in ids}
+    asked = {scan.number for scan in store.scan_ids() if numbers is None or scan.number in set(numbers)}
+    return lambda name: name not in chosen and scan_number(name.partition("/")[0]) in asked

@@ -353,7 +353,5 @@ def measure(path: Path) -> tuple[int, int]:
 
 def not_empty(path: Path) -> OutputError:
     """The error for an output path that holds something already."""
-    return OutputError(
-        "exists already", array=str(path), rule="a path that does not exist, or an empty folder",
-        fix="give another path, or remove it",
-    )  # fmt: skip
+    rule = "a path that does not exist, or an empty folder"
+    return OutputError("exists already", array=str(path), rule=rule, fix="give another path, or remove it")

@@ -78,6 +78,12 @@ class RunRecords:
         """Note that a scan is in the store."""
         self._note(scan, None)
 
+    def forget(self, stale: Callable[[str], bool]) -> None:
+        """Take back the failures of scans of which ``stale`` says that they are none."""
+        for entry in self.failures():
+            if stale(str(entry["scan"])):
+                self.done(str(entry["scan"]))
+
     def _note(self, scan: str, entry: Mapping[str, Any] | None) -> None:
         """Write or remove the file of a scan; what a full disk does not take is tried again by :meth:`publish`."""
         self._unwritten.pop(scan, None)
