@@ -41,7 +41,7 @@ OTHER_ASSIGNMENTS = {
 }  # fmt: skip
 OTHER_CAPITALS = {
     "CALIB_GPU_FIGURES", "CALIB_GPU_QUALIFY", "CALIB_GPU_SIM_SEED", "CALIB_GPU_TESTDATA", "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID",
-    "CUDA_VISIBLE_DEVICES", "CUPY_CACHE_DIR",
+    "CUDA_VISIBLE_DEVICES", "CUPY_CACHE_DIR", "OPENBLAS_NUM_THREADS",
 }  # fmt: skip
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
