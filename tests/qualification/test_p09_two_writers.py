@@ -95,6 +95,25 @@ def test_another_run_publishes_all_in_the_midst(shared: Night, fast: Path) -> No
     shared.check_whole(fast / "l1.zarr")
 
 
+def test_another_run_makes_the_store_while_it_is_looked_at(fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first file of a store appears between two looks: it is a store of this engine, and none of a stranger."""
+    from calib_gpu.store import disk
+    from calib_gpu.store.publish import Publisher
+
+    l1, entries = fast / "l1.zarr", disk.entries
+    l1.mkdir()
+
+    def other_run_first(path: Path) -> list[str]:
+        if path == l1:
+            monkeypatch.setattr(disk, "entries", entries)
+            Publisher(l1, "l0.zarr", {}, overwrite=False).close()
+        return entries(path)
+
+    monkeypatch.setattr(disk, "entries", other_run_first)
+    Publisher(l1, "l0.zarr", {}, overwrite=False).close()
+    assert disk.entries is entries, "nothing came between"
+
+
 def test_a_stopped_writer_is_not_waited_for(shared: Night, fast: Path) -> None:
     """A process that hangs with its locks held (SIGSTOP) neither hinders others nor loses what it staged."""
     here = context()

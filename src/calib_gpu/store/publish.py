@@ -69,6 +69,10 @@ class Publisher:
             raise
 
     def _refuse_foreign(self, *, overwrite: bool) -> None:
+        # what is there is asked before the document, which another run may be writing as the first file of all
+        if not disk.exists(self.path) or (disk.is_dir(self.path) and not disk.entries(self.path)):
+            return
+        foreign = True
         if disk.is_file(self.path / "zarr.json"):
             foreign = format_of(self.path) != L1_FORMAT
             if foreign and looks_like_l1(self.path):
@@ -78,8 +82,6 @@ class Publisher:
                     "the document of this L1 store is damaged", array=str(self.path / "zarr.json"),
                     fix="look with calib-gpu check; --overwrite writes it anew (with --scans N for that scan only)",
                 )  # fmt: skip
-        else:
-            foreign = disk.exists(self.path) and (not disk.is_dir(self.path) or bool(disk.entries(self.path)))
         if foreign:
             raw = kind_of(self.path) == "L0"
             raise OutputError(
