@@ -27,6 +27,13 @@ def start(folder: Path, *arguments: str, **faults: Any) -> subprocess.Popen[str]
     return process
 
 
+def until_fault(process: subprocess.Popen[str]) -> None:
+    """Wait until a read that is to be stuck or broken has come; an error if the engine ends without."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("FAULT"), f"the engine met no fault: {line!r}"
+
+
 def finish(process: subprocess.Popen[str], seconds: float = 120.0) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a process; killed and an error if it takes longer."""
     try:

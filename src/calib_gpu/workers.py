@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from calib_gpu.errors import Stopped
 from calib_gpu.records import CountGroup, Tile
-from calib_gpu.store.chunks import Scratch
+from calib_gpu.store.buffers import Scratch
 from calib_gpu.store.l1 import Lane
 
 Item = TypeVar("Item")

@@ -62,6 +62,13 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def module_folder(fast_folder: Path) -> Iterator[Path]:
+    """A folder of the module's own there; a new one if the module's fixtures are made again (``--dist worksteal`` may do so)."""
+    with tempfile.TemporaryDirectory(dir=fast_folder) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture
 def fast(fast_folder: Path) -> Iterator[Path]:
     """A folder of the test's own there."""

@@ -151,9 +151,9 @@ class Store(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def nights(fast_folder: Path, night: Night) -> tuple[Night, Night]:
+def nights(module_folder: Path, night: Night) -> tuple[Night, Night]:
     """The night under two sets of settings."""
-    other = make_night(fast_folder / "other", pwv_clip=True)
+    other = make_night(module_folder / "other", pwv_clip=True)
     return night, Night(night.l0, other.reference, other.failing)
 
 

@@ -64,9 +64,9 @@ def test_the_crash_is_a_crash(night: Night, fast: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def longer(fast_folder: Path) -> Night:
+def longer(module_folder: Path) -> Night:
     """A night of six scans, one of which fails."""
-    return make_night(fast_folder / "longer", 5)
+    return make_night(module_folder / "longer", 5)
 
 
 def test_real_kills(longer: Night, fast: Path, figure: Figure) -> None:

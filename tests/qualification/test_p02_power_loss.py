@@ -151,9 +151,9 @@ def test_the_model_of_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bands(fast_folder: Path) -> Path:
+def bands(module_folder: Path) -> Path:
     """An L0 store of one scan with two bands."""
-    return two_bands(fast_folder / "bands.zarr")
+    return two_bands(module_folder / "bands.zarr")
 
 
 def test_a_power_loss_with_bands(bands: Path, fast: Path, figure: Figure) -> None:

@@ -73,8 +73,8 @@ class ReadNight:
 
 
 @pytest.fixture(scope="module")
-def night(fast_folder: Path) -> ReadNight:
-    return ReadNight(fast_folder / "reads")
+def night(module_folder: Path) -> ReadNight:
+    return ReadNight(module_folder / "reads")
 
 
 def places(n: int, tries: int) -> range:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +38,15 @@ class CountTiles(Progress):
 
 
 @pytest.fixture(scope="module")
-def l0(fast_folder: Path) -> Iterator[Path]:
+def l0(module_folder: Path) -> Path:
     """Two noisy scans of six pixels with missing counts, so that flags and sums have something to do."""
-    store, rng = L0Writer(fast_folder / "many-ways.zarr", {}), np.random.default_rng(8)
+    store, rng = L0Writer(module_folder / "many-ways.zarr", {}), np.random.default_rng(8)
     for k in range(2):
         scan = small_scan(25650 + k, shape=SHAPE, mjd=60000.0 + k / 100.0, seed=k)
         scan.counts *= 1.0 + 1e-3 * rng.normal(size=scan.counts.shape)
         scan.counts[rng.random(scan.counts.shape) < 0.01] = np.iinfo(np.int32).min
         scan.write(store, "int32")
-    yield fast_folder / "many-ways.zarr"
-    shutil.rmtree(fast_folder / "many-ways.zarr")
+    return module_folder / "many-ways.zarr"
 
 
 def digest(l1: Path) -> str:
@@ -56,10 +54,10 @@ def digest(l1: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def reference(l0: Path, fast_folder: Path) -> str:
+def reference(l0: Path, module_folder: Path) -> str:
     """Digest of what NumPy and one worker give."""
-    calibrate(l0, fast_folder / "reference-l1.zarr", Settings(workers=1), backend=make_backend("numpy"))
-    return digest(fast_folder / "reference-l1.zarr")
+    calibrate(l0, module_folder / "reference-l1.zarr", Settings(workers=1), backend=make_backend("numpy"))
+    return digest(module_folder / "reference-l1.zarr")
 
 
 @pytest.mark.parametrize("name", BACKENDS)

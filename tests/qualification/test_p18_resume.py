@@ -15,11 +15,11 @@ from invariant import Figure, Night, count, make_night, tree
 
 
 @pytest.fixture(scope="module")
-def finished(fast_folder: Path) -> tuple[Night, Path]:
+def finished(module_folder: Path) -> tuple[Night, Path]:
     """A night without failures and its L1."""
-    night = make_night(fast_folder / "finished", count(20, 200), broken=False)
-    night.run(fast_folder / "finished" / "l1.zarr")
-    return night, fast_folder / "finished" / "l1.zarr"
+    night = make_night(module_folder / "finished", count(20, 200), broken=False)
+    night.run(module_folder / "finished" / "l1.zarr")
+    return night, module_folder / "finished" / "l1.zarr"
 
 
 def test_a_rerun_is_cheap(finished: tuple[Night, Path], figure: Figure) -> None:

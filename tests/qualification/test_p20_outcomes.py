@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from test_pipeline import night
 from calib_gpu import Settings
 from calib_gpu.pipeline import calibrate
 from calib_gpu.store.l0_write import L0Writer
-from engine_process import finish, start
+from engine_process import finish, start, until_fault
 
 Figure = Callable[[str, str, Any, Any], None]
 
@@ -89,7 +88,7 @@ def test_every_outcome(tmp_path: Path, figure: Figure) -> None:
         process = start(
             tmp_path, command, "good/l0.zarr", f"{command}.zarr", stuck="scan_000002/source/data_5d/c", seconds=600
         )
-        time.sleep(1.5)
+        until_fault(process)
         process.send_signal(signal.SIGTERM)
         found = finish(process)[0]
         n += 1

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import ScanId
-from calib_gpu.store import chunks, codecs, documents, guard
+from calib_gpu.store import chunks, codecs, documents, guard, small_chunks
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.metadata import group_attrs, read_json
@@ -151,6 +151,7 @@ DIRECT: dict[str, Json] = {
     "chunk is the array": v3([BYTES, ZSTD], chunk=WHOLE),
     "chunk is larger": v3([BYTES, ZSTD], chunk=LARGER),
     "chunk along C": v3([BYTES, ZSTD], chunk=LONG),
+    "one dump": v3([BYTES, ZSTD], chunk=(5, 1, 1, 1, 1)),
     "keys with dots": v3([BYTES, ZSTD], keys={"name": "default", "configuration": DOT}),
     "v2 keys": v3([BYTES, ZSTD], keys={"name": "v2", "configuration": DOT}),
     "v2 keys with slashes": v3([BYTES, ZSTD], keys={"name": "v2", "configuration": SLASH}),
@@ -254,6 +255,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ChunkedA
     folder, held = tmp_path_factory.mktemp("layouts"), {}
     for name in (
         "zstd",
+        "one dump",
         "shard",
         "chunk along C",
         "chunk is larger",
@@ -279,7 +281,9 @@ def test_regions_are_those_of_numpy(stores: dict[str, tuple[ChunkedArray, np.nda
     margin = data.draw(st.integers(0, 2))
     memory = np.full([wanted.shape[axis] + margin for axis in order], 77, array.dtype)
     inside = memory[tuple(slice(0, wanted.shape[axis]) for axis in order)]
-    array.read(region, inside.transpose(np.argsort(order)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_chunks, "BATCH_BYTES", data.draw(st.sampled_from([1, 100, 250, 1000, 1 << 20])))
+        array.read(region, inside.transpose(np.argsort(order)))
     np.testing.assert_array_equal(inside.transpose(np.argsort(order)), wanted)
     inside[...] = 77
     assert np.all(memory == 77), "written outside the region"

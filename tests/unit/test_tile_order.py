@@ -161,7 +161,10 @@ def test_any_region_of_any_chunking(
         laid_out.read(tuple(slice(0, 1) for _ in shape), np.empty((1,) * 5, np.int32))
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "empty", "bytes behind", "other size", "folder", "fifo"])
+@pytest.mark.parametrize(
+    "damage",
+    ["missing", "short", "empty", "bytes behind", "other size", "a bit", "hides the next", "twice", "folder", "fifo"],
+)
 def test_rows_of_small_chunks_name_the_damaged_one(tmp_path: Path, damage: str) -> None:
     import os
 
@@ -171,12 +174,18 @@ def test_rows_of_small_chunks_name_the_damaged_one(tmp_path: Path, damage: str) 
     raw = file.read_bytes()
     file.unlink()
     wrong = Compressor("zstd", 1).encode(np.zeros(5, np.int32))
+    following = (tmp_path / "x" / "c.1.4.0.0.0").stat().st_size
+    damaged = {
+        "short": raw[:-3], "empty": b"", "bytes behind": raw + b"x", "other size": wrong, "twice": raw + raw,
+        "a bit": raw[:-6] + bytes([raw[-6] ^ 4]) + raw[-5:],
+        "hides the next": raw + b"\x50\x2a\x4d\x18" + following.to_bytes(4, "little"),  # a frame that is to be skipped
+    }  # fmt: skip
     if damage == "folder":
         file.mkdir()
     elif damage == "fifo":
         os.mkfifo(file)
     elif damage != "missing":
-        file.write_bytes({"short": raw[:-3], "empty": b"", "bytes behind": raw + b"x", "other size": wrong}[damage])
+        file.write_bytes(damaged[damage])
     array = ChunkedArray(tmp_path / "x", "source/data_5d", absent_is_fill=False)
     with pytest.raises(calib_gpu.CalibError, match=r"data_5d: .*c\.1\.3\.0\.0\.0"):
         array.values()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,30 +19,12 @@ from numpy.typing import NDArray
 from calib_gpu.errors import BadType, Unreadable
 from calib_gpu.records import Region
 from calib_gpu.store import codecs, guard, reads, small_chunks, system
+from calib_gpu.store.buffers import Scratch
 from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.guard import DEFAULT_LIMITS, CodecError, Limits
 from calib_gpu.store.metadata import ArrayMeta, Layout, array_meta
 
 MAX_VALUES_BYTES: Final = 1 << 30
-
-
-class Scratch(threading.local):
-    """Reusable byte buffers of a thread, by name; they grow to the largest size that was asked for.
-
-    Buffers of more than ``keep`` bytes are not held for the next time.
-    """
-
-    def __init__(self, keep: int = 1 << 62) -> None:
-        self.keep, self.buffers = keep, dict[str, NDArray[np.uint8]]()
-
-    def get(self, name: str, size: int) -> NDArray[np.uint8]:
-        """A buffer of exactly ``size`` bytes; its content is undefined."""
-        held = self.buffers.get(name)
-        if held is None or held.size < size:
-            held = np.empty(size, np.uint8)
-            if size <= self.keep:
-                self.buffers[name] = held
-        return held[:size]
 
 
 MISSING: Final = "chunk is missing"

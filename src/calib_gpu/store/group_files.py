@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Container, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,10 +39,11 @@ class GroupFiles:
         for path, status in _walk(str(folder)):
             relative = path[top:]
             digest.update(f"{relative} {status.st_size}\n".encode())
-            array, _, name = relative.partition("/") if "/" in relative else ("", "", relative)
+            array, inside, name = relative.partition("/")
+            array, name = (array, name) if inside else ("", relative)
             if counts and array == counts:
                 state.update(_state_of(relative, status))
-            is_document = os.path.basename(name) in DOCUMENTS
+            is_document = name.rpartition("/")[2] in DOCUMENTS
             wanted = not array or arrays is None or array in arrays
             if not is_document and (not wanted or (counts and array == counts)):
                 continue
@@ -61,14 +63,16 @@ class GroupFiles:
         return self._held.get(array, {})
 
 
-def _walk(folder: str, depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     """Path and status of all files, those of a folder before its folders, by name."""
-    if depth > guard.MAX_FOLDERS_DEEP:
-        raise Unreadable("folders too deep", array=folder, rule=f"<= {guard.MAX_FOLDERS_DEEP}")
-    files, folders = _listed(folder)
-    yield from files
-    for path in folders:
-        yield from _walk(path, depth + 1)
+    waiting = [(folder, 0)]  # no recursion: every file would pass through a generator for each folder above it
+    while waiting:
+        path, depth = waiting.pop()
+        if depth > guard.MAX_FOLDERS_DEEP:
+            raise Unreadable("folders too deep", array=path, rule=f"<= {guard.MAX_FOLDERS_DEEP}")
+        files, folders = _listed(path)
+        yield from files
+        waiting += [(inner, depth + 1) for inner in reversed(folders)]
 
 
 def _listed(folder: str) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
@@ -76,7 +80,7 @@ def _listed(folder: str) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
     files, folders = [], []
     try:
         with reads.noted(folder), system.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
+            for entry in sorted(entries, key=attrgetter("name")):
                 guard.check_entry(entry, folder)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)

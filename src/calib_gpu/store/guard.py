@@ -134,13 +134,14 @@ def _status(path: str | Path) -> os.stat_result | None:
 
 def check_entry(entry: os.DirEntry[str], folder: str) -> None:
     """Refuse what no writer of Zarr puts below a group: links, devices, FIFOs, sockets, names that play tricks."""
+    if is_plain(entry.name) and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+        return
     where = f"{folder}/{shown(entry.name)}"
     if not is_plain(entry.name):
         raise Unreadable("name not allowed", array=where, rule="letters, digits and ._+~-, at most 200")
     if entry.is_symlink():
         raise Unreadable("is a symbolic link", array=where, rule="no links below the store", fix=_LINK_FIX)
-    if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
-        raise Unreadable("is not a regular file", array=where, rule="files and folders only")
+    raise Unreadable("is not a regular file", array=where, rule="files and folders only")
 
 
 def check_folders(root: Path, parts: Sequence[str]) -> None:

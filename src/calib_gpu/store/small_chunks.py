@@ -1,7 +1,8 @@
 """Reading arrays of many small files, such as chunks of (1024, 1, 1, 1, 1): there the calls cost more than the bytes.
 
-A row of chunks along one axis is decoded side by side and transposed into place at once. Only what is in perfect order
-is read here; any other chunk (missing, short, odd, corrupt) goes the usual way, which knows what to say of it.
+The files of some rows of chunks along one axis are read into one buffer, decoded by one call, and each row is transposed into
+place at once. That is for rows in perfect order; where a chunk is missing, short, odd or corrupt they go the usual way,
+chunk by chunk, which knows what to say of it.
 """
 
 from __future__ import annotations
@@ -10,31 +11,36 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numcodecs.zstd
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from calib_gpu.records import Region
 from calib_gpu.store import reads, system
-from calib_gpu.store.codecs import SMALL_BYTES, decode_small_zstd
-from calib_gpu.store.guard import OPEN_FLAGS, CodecError, zstd_content_size
+from calib_gpu.store.buffers import Scratch
+from calib_gpu.store.codecs import SMALL_BYTES
+from calib_gpu.store.guard import OPEN_FLAGS
 from calib_gpu.store.metadata import Layout
 
+BATCH_BYTES: Final = 1024 * 1024
+"""Decoded size of what is read at a time."""
 
-class _Thread(threading.local):
-    """The buffer that a thread reads files into."""
+_Row = tuple[tuple[int, ...], range]
+"""Coordinates of a row of chunks (any along its axis), and the numbers along that axis."""
 
-    def __init__(self) -> None:
-        self.raw = memoryview(bytearray(2 * SMALL_BYTES))
-
-
-_thread: Final = _Thread()
+_MARK: Final = b"\x9d\x02\xf1\x6e\x83\xb4\x07\xca"
+"""Bytes that counts hardly ever have; where they do, the usual way reads them."""
+_scratch: Final = Scratch()
 _turn: Final = threading.Lock()
-"""One row at a time: threads that hand the interpreter to each other at every call need longer than one alone."""
+"""One thread opens files at a time: threads that hand the interpreter to each other at every call need longer than one alone.
+
+Decoding is one call for all of them, and does not need the interpreter.
+"""
 
 
 def row_axis(layout: Layout, region: Region, out: NDArray[Any]) -> int | None:
@@ -49,20 +55,29 @@ def row_axis(layout: Layout, region: Region, out: NDArray[Any]) -> int | None:
     return next((axis for axis in candidates if layout.inner[axis] == 1), None)
 
 
+class _Names:
+    """Names of the files of some rows; its text is the path of the one that is being read, for ``reads.noted``."""
+
+    def __init__(self, folder: Path, layout: Layout, axis: int, rows: list[_Row]) -> None:
+        self._folder, self.at, self.all = folder, 0, list[str]()
+        for coords, numbers in rows:
+            before, behind = layout.key_around(coords, axis)
+            self.all += [f"{before}{k}{behind}" for k in numbers]
+
+    def __str__(self) -> str:
+        return f"{self._folder}/{self.all[self.at]}"
+
+
 def read_rows(
     folder: Path, layout: Layout, axis: int, region: Region, out: NDArray[Any],
     usual: Callable[[tuple[int, ...], NDArray[Any]], int],
 ) -> int:  # fmt: skip
-    """Read a region into ``out`` row by row; returns the bytes read.
+    """Read a region into ``out``, some rows at a time; returns the bytes read.
 
     ``usual(coords, chunk)`` reads a single chunk whole, or raises what is wrong with it.
     """
-    n_row, inner = region[axis].stop - region[axis].start, layout.inner
+    inner = layout.inner
     size = math.prod(inner) * layout.stored_dtype.itemsize
-    row = memoryview(bytearray(n_row * size))
-    chunks = np.frombuffer(row, layout.stored_dtype).reshape(n_row, *inner)
-    grids = [range(s.start // n, (s.stop - 1) // n + 1) for s, n in zip(region, inner, strict=True)]
-    grids[axis] = range(1)
     total = 0
     try:
         with reads.noted(folder):
@@ -70,47 +85,88 @@ def read_rows(
     except OSError:
         handle = -1  # no file can be opened there: the usual way says why
     try:
-        for coords in itertools.product(*grids):
-            before, behind = layout.key_around(coords, axis)
+        for rows in _batches(region, inner, axis, max(1, BATCH_BYTES // size)):
+            names = _Names(folder, layout, axis, rows)
+            decoded = _scratch.get("decoded", len(names.all) * size)
+            chunks = decoded.view(layout.stored_dtype).reshape(len(names.all), *inner)
             with _turn:
-                for k in range(n_row):
-                    name = f"{before}{region[axis].start + k}{behind}"
-                    with reads.noted(f"{folder}/{name}"):
-                        n = _read_chunk(handle, name, row[k * size : (k + 1) * size])
-                    total += n or usual((*coords[:axis], region[axis].start + k, *coords[axis + 1 :]), chunks[k])
-            _place(chunks, axis, coords, region, inner, out)
+                raw = _read_files(handle, names, size)
+            if raw is None or not _decode(raw, decoded):
+                each = [(*coords[:axis], k, *coords[axis + 1 :]) for coords, numbers in rows for k in numbers]
+                total += sum(usual(coords, chunk) for coords, chunk in zip(each, chunks, strict=True))
+            else:
+                total += len(raw)
+            done = 0
+            for coords, numbers in rows:
+                _place(chunks[done : done + len(numbers)], axis, coords, numbers, region, out)
+                done += len(numbers)
     finally:
         if handle >= 0:
             system.close(handle)
     return total
 
 
-def _read_chunk(folder: int, name: str, out: memoryview) -> int:
-    """Bytes read of a chunk that was decoded into ``out``; 0 if anything about it is unusual."""
+def _batches(region: Region, inner: tuple[int, ...], axis: int, most: int) -> Iterator[list[_Row]]:
+    """All rows of a region, or parts of them, together at most ``most`` chunks at a time."""
+    grids = [range(s.start // n, (s.stop - 1) // n + 1) for s, n in zip(region, inner, strict=True)]
+    parts = [grids[axis][k : k + most] for k in range(0, len(grids[axis]), most)]
+    grids[axis] = range(1)
+    rows = list(itertools.product(itertools.product(*grids), parts))
+    per_batch = most // len(parts[0])
+    return (rows[k : k + per_batch] for k in range(0, len(rows), per_batch))
+
+
+def _read_files(folder: int, names: _Names, size: int) -> memoryview | None:
+    """The bytes of all files, one behind the other, in this thread's buffer; None if anything about one is unusual.
+
+    Each is one frame or more, the first of which declares the size of a chunk.
+    """
+    most = 2 * size + 1024
+    buffer, end = _scratch.get("raw", len(names.all) * most).data, 0
+    with reads.noted(names):
+        for k, name in enumerate(names.all):
+            names.at = k
+            try:
+                handle = system.open(name, OPEN_FLAGS, dir_fd=folder)
+            except OSError:
+                return None
+            try:
+                n = system.readv(handle, (buffer[end : end + most],))
+                if n == most or zstandard.frame_content_size(buffer[end : end + n]) != size:
+                    return None
+            except (OSError, zstandard.ZstdError):
+                return None
+            finally:
+                system.close(handle)
+            end += n
+    return buffer[:end]
+
+
+def _decode(raw: memoryview, out: NDArray[np.uint8]) -> bool:
+    """Decode frames that stand one behind the other; True if they fill ``out``, to its last byte.
+
+    numcodecs refuses more bytes than ``out`` holds, but not fewer: the mark at the end must be gone.
+    """
+    end = out[-len(_MARK) :]
+    end[:] = np.frombuffer(_MARK[: len(end)], np.uint8)
     try:
-        handle = system.open(name, OPEN_FLAGS, dir_fd=folder)
-    except OSError:
-        return 0
-    try:
-        n = system.readv(handle, (_thread.raw,))
-        raw = _thread.raw[:n]
-        if n == len(_thread.raw) or zstd_content_size(raw) != len(out):
-            return 0
-        out[:] = decode_small_zstd(raw)
-    except (OSError, CodecError, zstandard.ZstdError):
-        return 0
-    finally:
-        system.close(handle)
-    return n
+        numcodecs.zstd.decompress(raw, out)
+    except (RuntimeError, ValueError):
+        return False
+    return end.tobytes() != _MARK[: len(end)]
 
 
 def _place(
-    chunks: NDArray[Any], axis: int, coords: tuple[int, ...], region: Region, inner: tuple[int, ...], out: NDArray[Any]
+    chunks: NDArray[Any], axis: int, coords: tuple[int, ...], numbers: range, region: Region, out: NDArray[Any]
 ) -> None:
     """Copy a row of chunks ``[row, *inner]`` to its place in ``out``."""
     target, part = [], []
-    for k, (s, c, n) in enumerate(zip(region, coords, inner, strict=True)):
+    for k, (s, c, n) in enumerate(zip(region, coords, chunks.shape[1:], strict=True)):
         low, high = max(s.start, c * n), min(s.stop, (c + 1) * n)
-        target.append(slice(None) if k == axis else slice(low - s.start, high - s.start))
-        part.append(slice(0, 1) if k == axis else slice(low - c * n, high - c * n))
+        if k == axis:
+            target.append(slice(numbers.start - s.start, numbers.stop - s.start))
+            part.append(slice(0, 1))
+        else:
+            target.append(slice(low - s.start, high - s.start))
+            part.append(slice(low - c * n, high - c * n))
     out[tuple(target)] = np.moveaxis(chunks[(slice(None), *part)], 0, axis + 1).squeeze(axis)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_gpu.records import CountGroup, Counts, Region
-from calib_gpu.store.chunks import Scratch
+from calib_gpu.store.buffers import Scratch
 from calib_gpu.store.scratch import ScratchFile
 
 PIECE_BYTES: Final = 1024 * 1024

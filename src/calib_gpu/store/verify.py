@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from calib_gpu.errors import ReadFailed, Unreadable
 from calib_gpu.store import guard, reads, system
-from calib_gpu.store.chunks import MISSING, ChunkedArray, Scratch
+from calib_gpu.store.buffers import Scratch
+from calib_gpu.store.chunks import MISSING, ChunkedArray
 from calib_gpu.store.guard import CodecError
 from calib_gpu.store.metadata import Layout
 
