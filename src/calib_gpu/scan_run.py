@@ -18,7 +18,8 @@ from calib_gpu.backend.base import Backend
 from calib_gpu.backend.numpy_ import NumpyBackend
 from calib_gpu.encoded import CODEC, Encoders, TileEncoder, host_codec
 from calib_gpu.errors import OutOfDeviceMemory, OutOfMemory
-from calib_gpu.load_index import LoadChoice, LoadFinder, LoadIndex
+from calib_gpu.load_choice import LoadChoice, LoadFinder
+from calib_gpu.load_index import LoadIndex
 from calib_gpu.modes import Mode
 from calib_gpu.packed import PackedReader, PackedReaders
 from calib_gpu.qa import metrics
@@ -98,9 +99,10 @@ class ScanRunner:
         self.reader = Reader(backend, workers, load_bytes, self.arrays)
         self._host = NumpyBackend()
         self._host_reader = Reader(self._host, workers, load_bytes, self.arrays)
-        self._load_groups = {c.scan: c.group for c in index.candidates}
         self.cache = LoadSetCache(
-            lambda scan: self._or_on_host(None, lambda _, reader: read_load_set(scan, self._load_groups[scan], reader))
+            lambda scan: self._or_on_host(
+                None, lambda _, reader: read_load_set(scan, index.by_scan[scan].group, reader)
+            )
         )
         self._finder = LoadFinder(index, settings, lambda scan: self.cache.get(scan) is not None)
         self._metadata_finder = LoadFinder(index, settings, lambda scan: True)
@@ -169,7 +171,7 @@ class ScanRunner:
             )
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
-            told = [w for s in choice.scans for w in self._load_groups[s].warnings]
+            told = [w for s in choice.scans for w in self.index.by_scan[s].group.warnings]
             report.warnings += dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings])
             expected = self._metadata_finder.find(scan_id, scan.source).sets
             inputs = self._inputs_of(scan_id, expected, choice.sets)

@@ -16,7 +16,8 @@ from typing import Final
 from calib_gpu import schema
 from calib_gpu.arrivals import Arrivals, Held, Pace, signature_of
 from calib_gpu.errors import CalibError, NoLoads, OutputError, ReadFailed, ScanFailure, Stopped, Unreadable
-from calib_gpu.load_index import LoadFinder, LoadIndex
+from calib_gpu.load_choice import LoadFinder, may_change
+from calib_gpu.load_index import LoadIndex
 from calib_gpu.pipeline import Session
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.scan_loop import ScanLoop, done_differently
@@ -192,7 +193,8 @@ class Watcher:
         self._indexed[scan] = loads_state(store, scan)
         self._index.add(store, [scan], self.session.settings)
         self._arrivals.seen[scan].with_source = store.has(scan, "source")
-        times = [c.time_us for c in self._index.candidates if c.scan == scan]
+        own = self._index.by_scan.get(scan)
+        times = [] if own is None else [own.time_us]
         if is_science(store, scan):
             try:
                 source = open_scan(store, scan, self.session.settings)[0].source
@@ -219,7 +221,7 @@ class Watcher:
             seen = self._arrivals.seen.get(ScanId(number, scan.band))
             if seen is not None and not seen.ready:
                 return True
-        if self._index.may_change(scan, source, self.session.settings, self._latest_us):
+        if may_change(self._index, scan, source, self.session.settings, self._latest_us):
             return True
         sets = self._sets_of(scan, source)
         return any(not self._arrivals.seen[s].ready for s in sets) or bool(self._changed_loads(store, sets))

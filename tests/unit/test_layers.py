@@ -15,8 +15,8 @@ FILES = sorted(p for p in ROOT.rglob("*.py"))
 LAYERS = ["errors", "_version", "stopping",
           "schema", "settings", "config_files", "physics", "records", "scan_report", "store", "pictures", "backend", "atm",
           "modes", "workers", "tile_plan", "fallbacks", "packed", "encoded", "slot", "stream", "stages", "qa", "load_index",
-          "selection", "scan_run", "write_behind", "scan_loop", "pipeline", "arrivals", "watch", "task_split", "slurm",
-          "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor",
+          "load_choice", "selection", "scan_run", "write_behind", "scan_loop", "pipeline", "arrivals", "watch", "task_split",
+          "slurm", "observe", "simulate", "ingest", "view", "export", "inspection", "explain", "doctor",
           "testing", "selftest", "demo", "bench", "cli", "__main__"]  # fmt: skip
 GPU_PACKAGES = {
     "cupy": {"cupy_.py", "cupy_source.py"}, "cupyx": {"cupy_.py"}, "kvikio": {"kvikio_.py"}, "nvidia": {"nvcomp_.py"},

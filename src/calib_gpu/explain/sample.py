@@ -239,7 +239,7 @@ class _Sample:
 
     def _loads(self) -> tuple[list[Step], list[Step]]:
         """Steps of the load counts and of the load powers."""
-        groups = {c.scan: c.group for c in self.runner.index.candidates}
+        by_scan = self.runner.index.by_scan
         powers, weight = powers_of(self.factors, self.resolved, self.subscan)
 
         def readings(group: CountGroup) -> dict[str, list[Reading]]:
@@ -248,7 +248,7 @@ class _Sample:
                 for name in ("hot", "cold")
             }
 
-        steps = load_steps([(s, readings(groups[s.scan])) for s in self.loaded.loads.sets], weight, self.pixel)
+        steps = load_steps([(s, readings(by_scan[s.scan].group)) for s in self.loaded.loads.sets], weight, self.pixel)
         given = all(s.override is not None for s in self.loaded.loads.sets)
         return steps, power_steps(self.factors, powers, self.pixel, given=given)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from calib_gpu.errors import CalibError, NoReference, ScanFailure
-from calib_gpu.load_index import LoadFinder, LoadIndex
+from calib_gpu.load_choice import LoadFinder
+from calib_gpu.load_index import LoadIndex
 from calib_gpu.records import CountGroup, ScanId
 from calib_gpu.selection import is_science
 from calib_gpu.settings import Settings

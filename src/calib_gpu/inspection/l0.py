@@ -13,7 +13,8 @@ from calib_gpu.config_files import fitting_profiles, load_profile
 from calib_gpu.errors import CalibError, ScanFailure
 from calib_gpu.inspection.layout import layout_line, layout_warnings
 from calib_gpu.inspection.tables import Table, size_text
-from calib_gpu.load_index import LoadFinder, LoadIndex
+from calib_gpu.load_choice import LoadFinder
+from calib_gpu.load_index import LoadIndex
 from calib_gpu.physics.frequency import SPEED_OF_LIGHT, frequency_axes
 from calib_gpu.qa.load_summary import summarise
 from calib_gpu.records import CountGroup, ScanId
@@ -173,21 +174,21 @@ def _serving_table(store: L0Store, scan: ScanId, settings: Settings) -> Table:
         choice = LoadFinder(index, settings, lambda scan: True).find(scan, source)
     except CalibError as error:
         return Table(title, ("problem",), [(f"{error.kind}: {error}",)])
-    groups = {c.scan: c for c in index.candidates}
     time = source.absolute_us(source.of_kind("ON"))
     uses = [(s, "calibration") for s in choice.scans]
     if choice.previous is not None:
         uses.append((choice.previous, "gain drift"))
     rows = []
     for which, use in uses:
-        group = groups[which].group
+        candidate = index.by_scan[which]
+        group = candidate.group
         hot, cold = group.of_kind("HOT"), group.of_kind("COLD")
         kelvin = [
             f"{float(np.nanmean(np.broadcast_to(group.arrays[name], (group.shape[4],))[[s.index for s in subscans]])):.2f}"
             for name, subscans in (("thot", hot), ("tcold", cold))
         ]
         subscans = (" ".join(str(s.index) for s in kind) for kind in (hot, cold))
-        rows.append((str(which), use, f"{(time - groups[which].time_us) / 6e7:.2f}", *subscans, *kelvin))
+        rows.append((str(which), use, f"{(time - candidate.time_us) / 6e7:.2f}", *subscans, *kelvin))
     notes = (f"loads {settings.loads}; HOT and COLD are subscan numbers", *choice.warnings)
     return Table(title, columns, rows, notes)
 
