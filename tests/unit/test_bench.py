@@ -85,9 +85,17 @@ def test_the_floor_knows_total_power_and_saturation(tmp_path: Path) -> None:
     assert np.count_nonzero(values(l1, scan.path, "flags") & Flag.INVALID_COUNT) > 0
 
 
-def test_the_floor_writes_the_files_of_the_engine(night: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "auto"}, {"precision": 3, "codec": "blosc_zstd"}], ids=str
+)
+def test_the_floor_writes_the_files_of_the_engine(
+    night: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
     """The same shards with the same bytes: what is measured is the same work."""
     l0, l1 = night
+    if settings:
+        l1 = tmp_path / "l1.zarr"
+        run_child("engine", {"l0": str(l0), "out": str(l1), "settings": settings})
     plans = [plan_scan(l0, l1, scan) for scan in scans_of(l1)]
     run_floor(plans, tmp_path / "floor", workers=1)
     for plan in plans:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +81,7 @@ class Bench:
     options: Options
     say: Say
     stores: Stores = field(init=False)
-    _plans: dict[Path, tuple[Path, list[str]]] = field(default_factory=dict)
+    _plans: dict[tuple[Path, str], tuple[Path, list[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.stores = Stores(self.options.work, self.most, self.say)
@@ -109,19 +108,21 @@ class Bench:
         """States of the page cache."""
         return ("warm", "cold") if self.options.cold else ("warm",)
 
-    def plan(self, l0: Path) -> tuple[Path, list[str]]:
-        """The floor's plan for a store, and the scans in it; made by one run of the engine."""
-        if l0 not in self._plans:
+    def plan(self, l0: Path, **more: Any) -> tuple[Path, list[str]]:
+        """The floor's plan for a store, and the scans in it; made by one run of the engine, which stays until the end.
+
+        ``more`` are settings.
+        """
+        key = l0, str(more)
+        if key not in self._plans:
             self.say("factors and references for the floor")
-            reference, file = self.options.work / "reference.zarr", self.options.work / f"{l0.stem}.plan"
-            try:
-                run_child("engine", {"l0": str(l0), "out": str(reference), "settings": {"workers": self.most}})
-                made = run_child("plan", {"l0": str(l0), "l1": str(reference), "file": str(file)})
-            finally:
-                for path in (reference, reference.with_name("reference.zarr.run")):
-                    shutil.rmtree(path, ignore_errors=True)
-            self._plans[l0] = file, made["scans"]
-        return self._plans[l0]
+            n = len(self._plans)
+            reference, file = self.options.work / f"reference-{n}.zarr", self.options.work / f"{n}.plan"
+            settings = {"workers": self.most, **more}
+            run_child("engine", {"l0": str(l0), "out": str(reference), "settings": settings})
+            made = run_child("plan", {"l0": str(l0), "l1": str(reference), "file": str(file)})
+            self._plans[key] = file, made["scans"]
+        return self._plans[key]
 
     def engine(self, l0: Path, name: str = "engine", workers: int = 0, cache: str = "warm", **more: Any) -> Contender:
         """A run of the engine; ``more`` are settings."""
@@ -129,10 +130,10 @@ class Bench:
         arguments = {"l0": str(l0), "settings": {"workers": n, **more}}
         return Contender(name, "engine", arguments, n, l0, cache)
 
-    def floor(self, l0: Path, workers: int = 0, cache: str = "warm") -> Contender:
-        """The floor of a store."""
+    def floor(self, l0: Path, name: str = "floor", workers: int = 0, cache: str = "warm", **more: Any) -> Contender:
+        """The floor of a store; ``more`` are settings of what it writes."""
         n = workers or self.most
-        return Contender("floor", "floor", {"plan": str(self.plan(l0)[0]), "workers": n}, n, l0, cache)
+        return Contender(name, "floor", {"plan": str(self.plan(l0, **more)[0]), "workers": n}, n, l0, cache)
 
 
 def beside_the_floor(bench: Bench) -> list[Contender]:
@@ -164,11 +165,15 @@ def beside_dask(bench: Bench) -> list[Contender]:
 
 
 def with_precision(bench: Bench) -> list[Contender]:
-    """Engine at full precision, engine with rounded T_A*, and the floor at full precision."""
+    """Engine and floor, at full precision and with rounded T_A*."""
     if "precision" not in knobs():
         raise ConfigError("no such setting in this version", array="precision", fix="leave out the case precision")
     l0 = bench.main
-    return [bench.engine(l0), bench.engine(l0, "engine, precision auto", precision="auto"), bench.floor(l0)]
+    name = ", precision auto"
+    return [
+        bench.engine(l0), bench.engine(l0, f"engine{name}", precision="auto"),
+        bench.floor(l0), bench.floor(l0, f"floor{name}", precision="auto"),
+    ]  # fmt: skip
 
 
 def reading_alone(bench: Bench) -> list[Contender]:
@@ -208,7 +213,8 @@ def many_scans(bench: Bench) -> list[Contender]:
     """Many tiny scans: engine (and a second run that skips all) and floor."""
     l0 = bench.stores.tiny_scans(SIZES[bench.options.preset].tiny_scans)
     arguments = {"l0": str(l0), "settings": {"workers": bench.most}, "again": True}
-    return [Contender("engine", "engine", arguments, bench.most, l0), bench.floor(l0)]
+    engine = Contender("engine", "engine", arguments, bench.most, l0)
+    return [replace(contender, many_files=True) for contender in (engine, bench.floor(l0))]
 
 
 def help_text(bench: Bench) -> list[Contender]:

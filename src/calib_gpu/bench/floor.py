@@ -3,8 +3,9 @@
 What it reads: every byte of counts that the engine reads, once (ON and OFF subscans, and the loads of the scan's load
 set), from the same files. OFF and load subscans are read and decoded, nothing more.
 
-What it does with each ON sample: ``(on - ref) * factor`` in float64, and a flag word (missing, dead or saturated, bad
-channel, no reference, opaque), NaN where one is set. Factors and references are given (:mod:`calib_gpu.bench.plan`).
+What it does with each ON sample: ``(on - ref) * factor`` in float64, rounded where the engine rounds, and a flag word
+(missing, dead or saturated, bad channel, no reference, opaque), NaN where one is set. Factors and references are given
+(:mod:`calib_gpu.bench.plan`).
 
 What it writes: ``spectra`` and ``flags`` in the same inner chunks, with the same codec and level, in shard files of the
 same names as the engine's store, and brings them to the disk in the same way, scan by scan. The spectra are those of the
@@ -158,12 +159,19 @@ class Output:
         self.key = array.metadata.encode_chunk_key
         self.grid = tuple(n // i for n, i in zip(self.shard, self.inner, strict=True))
         chain = json.loads(document)["codecs"][0]["configuration"]["codecs"]
-        name, options = chain[-1]["name"], chain[-1].get("configuration", {})
+        names, options = [c["name"] for c in chain], chain[1].get("configuration", {})
         self.encode: Callable[[NDArray[Any]], bytes]
-        if [c["name"] for c in chain] == ["bytes", "zstd"]:
+        if names == ["bytes", "zstd"]:
             self.encode = lambda data: numcodecs.zstd.compress(data, options["level"], options["checksum"])
+        elif names == ["bytes", "blosc", "crc32c"] and options["shuffle"] == "bitshuffle":
+            how = options["cname"].encode(), options["clevel"], numcodecs.blosc.BITSHUFFLE, options["blocksize"]
+            self.encode = lambda data: _with_checksum(numcodecs.blosc.compress(data, *how))
         else:
-            raise ConfigError("the floor does not know this codec of L1", array=str(folder), value=name)
+            raise ConfigError("the floor does not know these codecs of L1", array=str(folder), value=names)
+
+
+def _with_checksum(data: bytes) -> bytes:
+    return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 class Shard:
@@ -182,7 +190,7 @@ class Shard:
     def close(self) -> int:
         """Write the index; returns the size."""
         raw = self._index.tobytes()
-        self._file.append(raw + int(google_crc32c.value(raw)).to_bytes(4, "little"))
+        self._file.append(_with_checksum(raw))
         return self._file.close()[0]
 
 
@@ -242,6 +250,8 @@ class Floor:
             spectra[-1, :, n_d - n_block * step :], flags[-1, :, n_d - n_block * step :] = np.nan, 0
         with np.errstate(divide="ignore", over="ignore"):
             factor = plan.factor[r, a] / plan.transmission[on]
+        quantum = float(plan.quantum[r, a, on])
+        factor = factor / quantum if quantum else factor  # exact: a power of two
         ref = self._reference(on, r, a)
         base = plan.bad[r, a] * np.uint16(Flag.BAD_CHANNEL) | plan.opaque[on] * np.uint16(Flag.OPAQUE)
         base |= np.isnan(ref) * np.uint16(Flag.NO_REFERENCE)
@@ -252,6 +262,8 @@ class Floor:
             np.subtract(piece, ref[c : c + rows, None], out=out, casting="unsafe", dtype=np.float64)
             with np.errstate(invalid="ignore"):  # dead pixels
                 np.multiply(out, factor[c : c + rows, None], out=out)
+                if quantum:
+                    np.multiply(np.rint(out, out=out), quantum, out=out)
             if self._clean(piece):
                 if marks.any():
                     out[marks[:, 0] != 0] = np.nan

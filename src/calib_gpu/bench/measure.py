@@ -23,7 +23,8 @@ class Contender:
     """One of those that are run in turn.
 
     ``task`` is a task of :mod:`calib_gpu.bench.child` with its ``arguments``; ``reads`` the store whose pages are in
-    the cache (``cache`` warm) or not (cold) when the run begins. ``about`` goes into the result.
+    the cache (``cache`` warm) or not (cold) when the run begins. ``about`` goes into the result. ``many_files``: its
+    output stays until the case ends.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Contender:
     reads: Path | None = None
     cache: str = "warm"
     about: dict[str, Any] = field(default_factory=dict)
+    many_files: bool = False
 
 
 def run_child(task: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -57,9 +59,11 @@ def run_child(task: str, arguments: dict[str, Any]) -> dict[str, Any]:
 def contest(contenders: Sequence[Contender], repeat: int, scratch: Path, say: Say) -> list[dict[str, Any]]:
     """Run all contenders in turn (A B A B ...), ``repeat`` times; one record each, with all its runs.
 
-    Outputs go below ``scratch`` and are removed after each run; before each run all files are brought to the disk, so
-    that no run waits for what another has left.
+    Outputs go below ``scratch`` and are removed after each run, those of many files after the last: ext4 makes new files
+    several times more slowly while it remembers that others were removed. Before each run all files are brought to the
+    disk, so that no run waits for what another has left.
     """
+    kept: list[Path] = []
     runs: list[list[dict[str, Any]]] = [[] for _ in contenders]
     for k in range(repeat):
         for contender, mine in zip(contenders, runs, strict=True):
@@ -69,16 +73,27 @@ def contest(contenders: Sequence[Contender], repeat: int, scratch: Path, say: Sa
             if contender.reads is not None:
                 (fill_cache if contender.cache == "warm" else empty_cache)(contender.reads)
             writes = contender.task in ("engine", "floor", "numpy", "dask")
-            out = {"out": str(scratch / "out.zarr")} if writes else {}
+            path = scratch / f"out-{len(kept)}.zarr"
+            out = {"out": str(path)} if writes else {}
             try:
                 mine.append(run_child(contender.task, contender.arguments | out))
             finally:
-                for path in (scratch / "out.zarr", scratch / "out.zarr.run"):
-                    shutil.rmtree(path, ignore_errors=True)
+                if contender.many_files:
+                    kept.append(path)
+                else:
+                    remove_output(path)
+    for path in kept:
+        remove_output(path)
     return [
         {"name": c.name, "task": c.task, "workers": c.workers, "cache": c.cache, **c.about, "runs": mine}
         for c, mine in zip(contenders, runs, strict=True)
     ]
+
+
+def remove_output(store: Path) -> None:
+    """Remove a store that was written, and what the engine keeps beside it."""
+    for path in (store, store.with_name(f"{store.name}.run")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def files_of(store: Path) -> list[Path]:

@@ -26,7 +26,8 @@ class ScanPlan:
     ``counts`` and ``loads`` are folders of ``data_5d``, ``on`` [S_on] and ``others`` numbers of ON and other subscans
     that the engine reads, ``load_subscans`` those of the loads. ``factor`` [R,A,C] is gamma / (C_h - C_c), K/count;
     ``transmission`` [S_on,C]; ``references`` [O,R,A,C] counts; ``slots`` [S_on,2] and ``weights`` [S_on,2] say which
-    of them make the reference; ``bad`` [R,A,C]; ``opaque`` [S_on,C]. ``fill`` and ``saturation`` are counts or None.
+    of them make the reference; ``quantum`` [R,A,S_on] K, zero where T_A* is not rounded; ``bad`` [R,A,C]; ``opaque``
+    [S_on,C]. ``fill`` and ``saturation`` are counts or None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ScanPlan:
     references: Floats
     slots: NDArray[np.int64]
     weights: Floats
+    quantum: Floats
     bad: NDArray[np.bool_]
     opaque: NDArray[np.bool_]
     fill: int | None
@@ -94,6 +96,7 @@ def plan_scan(l0: Path, l1: Path, scan: ScanId) -> ScanPlan:
         scan.path, l0 / scan.path / "source" / "data_5d", l0 / load_path / "calibration" / "data_5d",
         result["on_index"][:], _numbers(kinds, "OFF"), _numbers(kinds_of(loads), "HOT", "COLD", "ZERO", "SKY"),
         factor, t, references, np.searchsorted(used, result["ref_index"][:]), result["ref_weight"][:],
+        result["quantum"][:] if "quantum" in result else np.zeros((*factor.shape[:2], len(t))),
         np.moveaxis(result["bad_channels"][:], 0, -1), t < settings["t_min"], fill, saturation,
         {name: (l1 / scan.path / name / "zarr.json").read_text(encoding="utf-8") for name in ("spectra", "flags")},
     )  # fmt: skip

@@ -73,7 +73,7 @@ class ArrayMeta:
     is_string: bool
     fill_value: Any
     dims: tuple[str | None, ...] | None
-    attrs: dict[str, Any]
+    attrs: Mapping[str, Any]
     layout: Layout | None
     problem: str = ""
 
@@ -167,18 +167,34 @@ def array_meta(
     version_3 = "zarr.json" in held or guard.is_there(path / "zarr.json")
     document = path / ("zarr.json" if version_3 else ".zarray")
     raw = held[document.name] if document.name in held else _document_bytes(document)
-    found = read_json(document, raw)
-    _check_format(found, 3 if version_3 else 2, "array", document)
     try:
         if version_3:
-            guard.check_attributes(found.get("attributes") or {}, len(raw), limits)
-            meta = _parse_v3(found)
+            meta = _known.get(raw) or _remembered(raw, document)
+            guard.check_attributes(meta.attrs, len(raw), limits)
         else:
+            found = read_json(document, raw)
+            _check_format(found, 2, "array", document)
             meta = _parse_v2(found, group_attrs(path, held, limits))
         if meta.layout is not None:
             _check_chunks(meta.layout, limits.max_chunk_bytes)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
         raise Unreadable(f"metadata not understood: {_said(error)}", array=str(document)) from None
+    return meta
+
+
+_known: Final[dict[bytes, ArrayMeta]] = {}
+"""Documents of v3 that were read before: those of the small arrays are the same in every scan of a night."""
+_MOST_KNOWN, _MOST_KNOWN_BYTES = 256, 1 << 14
+
+
+def _remembered(raw: bytes, document: Path) -> ArrayMeta:
+    found = read_json(document, raw)
+    _check_format(found, 3, "array", document)
+    meta = _parse_v3(found)
+    if len(raw) <= _MOST_KNOWN_BYTES:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[raw] = meta
     return meta
 
 
@@ -226,7 +242,7 @@ def _parse_v3(doc: dict[str, Any]) -> ArrayMeta:
         layout, problem = _layout_v3(doc, shape, stored)
     return ArrayMeta(
         shape, dtype, stored is not None and not numeric, _fill(doc.get("fill_value"), dtype),
-        _names(doc.get("dimension_names"), shape), dict(doc.get("attributes") or {}), layout, problem,
+        _names(doc.get("dimension_names"), shape), MappingProxyType(dict(doc.get("attributes") or {})), layout, problem,
     )  # fmt: skip
 
 

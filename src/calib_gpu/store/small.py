@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,16 @@ def write_array(
 ) -> dict[str, Entry]:
     """Write an array (numbers, bool or an object array of strings) as one chunk; the files by name."""
     kind = "string" if values.dtype == object else values.dtype.name
-    chunk = tuple(max(n, 1) for n in values.shape)
-    document = array_document(values.shape, kind, chunk, axes, attributes, compressor=compressor)
+    document = _document(values.shape, kind, axes, json.dumps(attributes, allow_nan=False), compressor)
     raw = encode_strings(values) if kind == "string" else np.ascontiguousarray(values)
-    files = {"zarr.json": dump_json(document), chunk_key(*(0 for _ in axes)): compressor.encode(raw)}
+    files = {"zarr.json": document, chunk_key(*(0 for _ in axes)): compressor.encode(raw)}
     return {name: disk.write_file(f"{folder}/{name}", data) for name, data in files.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _document(
+    shape: tuple[int, ...], kind: str, axes: tuple[str, ...], attributes: str, compressor: Compressor
+) -> bytes:
+    """``zarr.json`` of an array of one chunk; a night has the same few in every scan. ``attributes`` are JSON."""
+    chunk = tuple(max(n, 1) for n in shape)
+    return dump_json(array_document(shape, kind, chunk, axes, json.loads(attributes), compressor=compressor))
