@@ -12,11 +12,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from calib_gpu.errors import ScanFailure
 from calib_gpu.records import ScanId
+from calib_gpu.store import reads, system
 from calib_gpu.store.l0 import L0Store
 
 log = logging.getLogger("calib_gpu")
@@ -184,18 +186,19 @@ def signature_of(folder: Path) -> str:
     What cannot be read for another reason has that for its signature, so that its reader can tell in the end.
     """
     digest = hashlib.sha256()
+    waiting = [str(folder)]
     try:
-        for root, folders, names in os.walk(folder, onerror=_raise):
-            folders.sort()
-            for name in sorted(names):
-                status = os.lstat(os.path.join(root, name))
-                digest.update(os.fsencode(f"{root}/{name} {status.st_size} {status.st_mtime_ns}\n"))
+        while waiting:
+            path = waiting.pop()
+            with reads.noted(path), system.scandir(path) as entries:
+                for entry in sorted(entries, key=attrgetter("name")):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    digest.update(os.fsencode(f"{entry.path} {status.st_size} {status.st_mtime_ns}\n"))
     except FileNotFoundError:
         return ""
     except OSError as error:
         return str(error)
     return digest.hexdigest()
-
-
-def _raise(error: OSError) -> None:
-    raise error

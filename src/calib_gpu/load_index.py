@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from calib_gpu.errors import ReadFailed, ScanFailure, Unreadable
 from calib_gpu.records import CountGroup, ScanId
@@ -20,7 +21,7 @@ LOAD_TEMPERATURES: Final = ("thot", "tcold", "load_temp_sig", "load_temp_img")
 """The arrays that reading a load set needs beside the counts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A ``calibration/`` group that has HOT and COLD at most 120 s apart, as its metadata tell."""
 
@@ -122,8 +123,10 @@ class LoadIndex:
         )
 
 
+_NO_ATTRS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 def _slim(group: CountGroup) -> CountGroup:
     """The group without the small arrays that its subscans and its tuning hold already: a night has a thousand of them."""
-    return replace(
-        group, arrays={name: group.arrays[name] for name in LOAD_TEMPERATURES if name in group.arrays}, attrs={}
-    )
+    arrays = {name: group.arrays[name] for name in LOAD_TEMPERATURES if name in group.arrays}
+    return replace(group, arrays=arrays, attrs=_NO_ATTRS)

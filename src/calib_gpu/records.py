@@ -7,6 +7,7 @@ contiguous; the axis order that code sees is always the documented one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,23 +33,23 @@ def pixel_major(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArra
     return np.moveaxis(stored, -1, 0)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class ScanId:
-    """A scan group, or one band of it: ``scan_025650`` or ``scan_025650/band_LFA``."""
+    """A scan group, or one band of it; ``path`` is that inside the store: ``scan_025650`` or ``scan_025650/band_LFA``."""
 
     number: int
     band: str = ""
+    path: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def path(self) -> str:
-        """Group path inside the store."""
-        return f"scan_{self.number:06d}" + (f"/{self.band}" if self.band else "")
+    def __post_init__(self) -> None:
+        path = f"scan_{self.number:06d}" + (f"/{self.band}" if self.band else "")
+        object.__setattr__(self, "path", sys.intern(path))  # all who keep it keep the same text
 
     def __str__(self) -> str:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subscan:
     """One subscan: class (ON OFF HOT COLD SKY ZERO, or empty if unknown) and its scalars.
 
@@ -66,7 +67,7 @@ class Subscan:
     n_dump: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """What makes loads and sky comparable: frequencies at the reference channel, spacing, tuning_id, pixels.
 
@@ -122,7 +123,7 @@ class Counts(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CountGroup:
     """A ``source/`` or ``calibration/`` group: its subscans and a handle to the counts, which stay on disk.
 

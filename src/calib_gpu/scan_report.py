@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from array import array
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from calib_gpu.errors import Exit, OutputError
@@ -11,29 +12,38 @@ TIMINGS: Final = ("load", "resolve", "atm", "prepare", "calibrate", "write")
 """Names of the stages in timings: those of the stages, ``atm`` for atmosphere."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ScanReport:
-    """What happened to one scan: a line of ``report.jsonl``."""
+    """What happened to one scan: a line of ``report.jsonl``. A run keeps those of all its scans, so that they are small."""
 
     scan: str
     status: str = "ok"
     stage: str = ""
     error: str = ""
     message: str = ""
-    timings_ms: dict[str, float] = field(default_factory=dict)
     bytes_read: int = 0
     bytes_written: int = 0
     samples: int = 0
     flag_counts: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """How it was run, for the report alone: nothing of it is in L1."""
     pwv_mm: float | None = None
     pwv_status: str = ""
     t_sys_k: float | None = None
     flagged: float = 0.0
-    qa_warnings: list[str] = field(default_factory=list)
+    qa_warnings: tuple[str, ...] = ()
     digest: str = ""
+    _spent: array[float] = field(default_factory=lambda: array("d", [0.0] * len(TIMINGS)), repr=False)
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """Times of the stages that were reached, ms."""
+        return {name: ms for name, ms in zip(TIMINGS, self._spent, strict=True) if ms}
+
+    def spend(self, stage: str, ms: float) -> None:
+        """Add to the time of a stage, one of :data:`TIMINGS`."""
+        self._spent[TIMINGS.index(stage)] += ms
 
     def failure(self) -> dict[str, str]:
         """The entry of ``failures.json``."""
@@ -41,10 +51,9 @@ class ScanReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The line: stage times under their own names (load_ms, ...), 0 for stages that were not reached."""
-        line = dict(self.__dict__)
-        timings = line.pop("timings_ms")
+        line = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         line["bytes"] = self.bytes_read + self.bytes_written
-        return line | {f"{name}_ms": round(timings.get(name, 0.0), 3) for name in TIMINGS}
+        return line | {f"{name}_ms": round(ms, 3) for name, ms in zip(TIMINGS, self._spent, strict=True)}
 
 
 def summary_line(line: ScanReport) -> str:
@@ -59,7 +68,8 @@ def timing_line(line: ScanReport) -> str:
     """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
     if line.status == "skipped":
         return f"{line.scan}: skipped, done with the same settings"
-    times = " ".join(f"{name}_ms={line.timings_ms.get(name, 0.0):.0f}" for name in TIMINGS)
+    spent = line.timings_ms
+    times = " ".join(f"{name}_ms={spent.get(name, 0.0):.0f}" for name in TIMINGS)
     return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}"
 
 

@@ -22,6 +22,7 @@ from calib_gpu.load_choice import LoadChoice, LoadFinder
 from calib_gpu.load_index import LoadIndex
 from calib_gpu.modes import Mode
 from calib_gpu.packed import PackedReader, PackedReaders
+from calib_gpu.physics.robust import median
 from calib_gpu.qa import metrics
 from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Atmosphere, Loads, OffSpectra, Pairing, Receiver, Scan, ScanId
@@ -172,7 +173,7 @@ class ScanRunner:
             pairing = pair_subscans(scan, offs, self.settings)
             report.bytes_read += n_laid_out + n_read + self.cache.bytes_read - before
             told = [w for s in choice.scans for w in self.index.by_scan[s].group.warnings]
-            report.warnings += dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings])
+            report.warnings += tuple(dict.fromkeys([*scan.warnings, *told, *choice.warnings, *warnings]))
             expected = self._metadata_finder.find(scan_id, scan.source).sets
             inputs = self._inputs_of(scan_id, expected, choice.sets)
         return LoadedScan(report, scan, mode, Loads(sets, choice.age_s, previous), choice, offs, pairing, inputs)
@@ -211,7 +212,7 @@ class ScanRunner:
             tiles, plan = self._tiles(loaded, others, compressor)
             totals = ScanTiles(factors, writer, plan, tiles, self.workers, sample, on_tile).run()
             if isinstance(tiles, DeviceTiles):
-                report.notes += [note for part in (tiles.packed, tiles.encoder) if part for note in part.notes()]
+                report.notes += tuple(note for part in (tiles.packed, tiles.encoder) if part for note in part.notes())
         scan.source.counts.close()
         _share_write_time(report, totals.seconds)
         return CalibratedScan(loaded, rx, resolved, atmosphere, factors, qa, writer, sample, totals)
@@ -240,7 +241,7 @@ class ScanRunner:
                 | atmosphere.scan_flags
                 | factors.scan_flags
             )
-            report.warnings += [*rx.warnings, *atmosphere.warnings]
+            report.warnings += (*rx.warnings, *atmosphere.warnings)
             attributes = scan_attributes(
                 scan, loaded.mode, loaded.loads, rx, atmosphere, settings, resolved.zero_used,
                 metrics.as_json(qa, settings), flags, loaded.inputs, totals,
@@ -248,15 +249,16 @@ class ScanRunner:
             attributes["warnings"] = list(report.warnings)
             self.store.check_unchanged(loaded.inputs["sha256"])
             report.digest = writer.finish(attributes)
+            self.store.forget(f"{scan.id.path}/source")
         report.bytes_read += totals.bytes_read
         report.bytes_written = writer.bytes_written
         report.samples = n_pixel * n_r * n_a
         report.flag_counts = totals.by_flag()
         report.pwv_mm, report.pwv_status = atmosphere.pwv, atmosphere.status
-        report.qa_warnings = attributes["qa"]["warnings"]
+        report.qa_warnings = tuple(attributes["qa"]["warnings"])
         report.flagged = float(totals.invalid.sum()) / report.samples
         t_sys = qa["tsys_median"][np.isfinite(qa["tsys_median"])]
-        report.t_sys_k = float(np.median(t_sys)) if t_sys.size else None
+        report.t_sys_k = median(t_sys) if t_sys.size else None
 
     def close(self) -> None:
         """Give back what is held for tiles."""
@@ -278,7 +280,7 @@ class ScanRunner:
         if report is None:
             log.warning("loads: %s", text)
             return
-        report.notes.append(f"{report.stage}: {text}")
+        report.notes += (f"{report.stage}: {text}",)
         log.warning("%s: %s", report.scan, report.notes[-1])
 
     def _tiles(self, loaded: LoadedScan, others: int, compressor: Compressor) -> tuple[Tiles, TilePlan]:
@@ -287,7 +289,7 @@ class ScanRunner:
         on_host = TilePlan.of(source, dtype, self._tile_bytes(loaded, others))
         packed, notes = self._packed.of(source.counts, precise=self.settings.precision_bits is not None)
         encoder, more = self._encoders.of(on_host.largest, compressor)
-        report.notes += [*notes, *more]
+        report.notes += (*notes, *more)
         if self._device_tiles is None:
             return self._host_tiles, on_host
         plan = self._on_device(loaded, others, self._device_tiles, packed, encoder)
@@ -343,13 +345,12 @@ def timed(report: ScanReport, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        key = "atm" if name == "atmosphere" else name
-        report.timings_ms[key] = report.timings_ms.get(key, 0.0) + 1e3 * (time.perf_counter() - begin)
+        report.spend("atm" if name == "atmosphere" else name, 1e3 * (time.perf_counter() - begin))
 
 
 def _share_write_time(report: ScanReport, seconds: dict[str, float]) -> None:
     """Tiles are read, calibrated and written by the same threads: split the wall time by the time spent in each."""
     total = sum(seconds.values())
     written = report.timings_ms["calibrate"] * (seconds["write"] / total if total else 0.0)
-    report.timings_ms["calibrate"] -= written
-    report.timings_ms["write"] += written
+    report.spend("calibrate", -written)
+    report.spend("write", written)

@@ -85,9 +85,7 @@ def test_the_floor_knows_total_power_and_saturation(tmp_path: Path) -> None:
     assert np.count_nonzero(values(l1, scan.path, "flags") & Flag.INVALID_COUNT) > 0
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"precision": "auto"}, {"precision": 3, "codec": "blosc_zstd"}], ids=str
-)
+@pytest.mark.parametrize("settings", [{}, {"precision": "auto"}, {"precision": 3, "codec": "blosc_zstd"}], ids=str)
 def test_the_floor_writes_the_files_of_the_engine(
     night: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -313,7 +313,7 @@ def test_whole_chunks_need_no_buffer_between(tmp_path: Path, monkeypatch: pytest
 
 
 def test_threads_share_an_array(stores: dict[str, tuple[ChunkedArray, np.ndarray]]) -> None:
-    path = stores["shard"][0].path
+    path = Path(stores["shard"][0].path)
     array, values, bad = opened(path), stores["shard"][1], []
 
     def work(k: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from calib_gpu.errors import StoreUnusable
 from calib_gpu.simulate import realistic, simulate
-from calib_gpu.store.kinds import kind_of
+from calib_gpu.store.kinds import kind_of, refuse_no_folder
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 from report_page import calibrated
 
 
@@ -108,3 +111,12 @@ def test_kinds(night: Path) -> None:
     assert [kind_of(night / name) for name in ("l0.zarr", "l1.zarr", "l0.truth.zarr")] == ["L0", "L1", "truth"]
     assert kind_of(table_folder() / table_name(*TABLES[0])) == "table"
     assert [kind_of(night / name) for name in ("nothing", "night.fits", "l1.zarr/scan_025650")] == [""] * 3
+
+
+def test_a_folder_that_the_disk_does_not_give_now(tmp_path: Path) -> None:
+    """As on a network file system whose server was started anew."""
+    with (
+        FaultyDisk(tmp_path, fail(errno.ESTALE), at=0, calls=("stat",), lasting=True),
+        pytest.raises(StoreUnusable, match="cannot be read: Stale file handle"),
+    ):
+        refuse_no_folder(tmp_path, "L0")

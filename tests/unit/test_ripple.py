@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
+from calib_gpu.physics.robust import median
 from calib_gpu.qa.metrics import WARN_ABOVE
-from calib_gpu.qa.ripple import fill_gaps, line_free, ripple
+from calib_gpu.qa.ripple import fill_gaps, line_free, ripple, window_sum
 from calib_gpu.simulate import realistic, simulate
 from report_page import calibrated
 
@@ -142,3 +143,19 @@ def test_a_standing_wave_in_the_counts_is_named(tmp_path: Path) -> None:
     assert qa["warnings"] == ["baseline_ripple_ratio"]
     np.testing.assert_allclose(np.array(qa["ripple_period_hz"]), 64 * 4e9 / 1024, rtol=0.01)
     np.testing.assert_allclose(np.array(qa["baseline_ripple_k"]), 0.004 * np.array(qa["tsys_median"]), rtol=0.15)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 11])
+def test_a_window_sum_is_that_of_its_channels(n: int) -> None:
+    values = np.arange(1.0, n + 1.0) ** 2  # whole numbers: exact in any order
+    for width in range(1, 2 * n + 3):
+        before = (width - 1) // 2
+        expected = [values[max(0, k - before) : k - before + width].sum() for k in range(n)]
+        np.testing.assert_array_equal(window_sum(values, width), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 101])
+def test_the_median_is_that_of_numpy(n: int) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    assert median(values) == np.median(values)
+    assert np.isnan(median(values[:0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from calib_gpu.errors import OutputError
 from calib_gpu.store import disk
 from calib_gpu.store.run_records import RunRecords
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
 
 def records(folder: Path) -> RunRecords:
@@ -75,6 +77,7 @@ NOTING = """
 import sys
 from pathlib import Path
 from calib_gpu.store.run_records import RunRecords
+from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 folder, me = Path(sys.argv[1]), int(sys.argv[2])
 one = RunRecords(folder / "l1.zarr", folder / "l1.zarr.run")
 sys.stdin.readline()
@@ -155,3 +158,20 @@ def test_a_full_disk_loses_no_failure_of_the_run(tmp_path: Path, monkeypatch: py
     one.failed("scan_000001", "write", "OutputError", "full")
     one.publish()
     assert listed(tmp_path) == ["scan_000001"]
+
+
+def test_a_failure_that_the_disk_does_not_give_now_is_not_taken_back(tmp_path: Path) -> None:
+    """Else ``failures.json`` would lose a scan that failed."""
+    one = records(tmp_path)
+    one.failed("scan_000001", "load", "NoLoads", "one")
+    one.publish()
+    later = records(tmp_path)
+    later.failed("scan_000002", "load", "NoLoads", "two")
+    with (
+        FaultyDisk(tmp_path, fail(errno.EIO), at=0, calls=("read",), lasting=True),
+        pytest.raises(OutputError, match="cannot be read"),
+    ):
+        later.publish()
+    assert listed(tmp_path) == ["scan_000001"]
+    later.publish()
+    assert listed(tmp_path) == ["scan_000001", "scan_000002"]

@@ -49,7 +49,7 @@ def rechunked(source: Path, target: Path, chunk: tuple[int, ...]) -> Path:
         array = ChunkedArray(folder, "counts", absent_is_fill=False)
         values = array.values()
         shutil.rmtree(folder)
-        write_counts(folder, values, tuple(map(min, chunk, values.shape)), array.meta.attrs)
+        write_counts(folder, values, tuple(map(min, chunk, values.shape)), dict(array.meta.attrs))
     return target
 
 
@@ -87,7 +87,7 @@ def test_l1_does_not_depend_on_the_chunking(
     usual = ChunkedArray._decode_into
 
     def counted(self: ChunkedArray, layout: Any, coords: tuple[int, ...], *rest: Any) -> int:
-        if self.path.name == "data_5d":
+        if self.path.endswith("/data_5d"):
             decoded.append((str(self.path), coords))
         return usual(self, layout, coords, *rest)
 

@@ -16,12 +16,14 @@ from test_cli import cli
 from test_pipeline import tree
 
 from calib_gpu import ConfigError, Settings
+from calib_gpu.arrivals import signature_of
 from calib_gpu.errors import Exit, OutputError, ReadFailed, Stopped, StoreUnusable
 from calib_gpu.observe.logs import JsonLines
 from calib_gpu.pipeline import Session, calibrate
 from calib_gpu.records import ScanId
 from calib_gpu.scan_report import Progress
 from calib_gpu.stopping import Stop
+from calib_gpu.store import reads, system
 from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_write import L0Writer
 from calib_gpu.watch import Pace, Watcher, watch
@@ -618,3 +620,17 @@ def test_watch_has_the_options_of_run(tmp_path: Path) -> None:
     run = cli(tmp_path, "run", "l0.zarr", "run.zarr", *some)
     assert run.returncode == Exit.ALL, run.stderr
     assert tree(night.l1 / "scan_000001") == tree(tmp_path / "run.zarr" / "scan_000001")
+
+
+def test_a_look_at_a_scan_can_be_named_where_it_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    scandir, named = system.scandir, list[str]()
+
+    def slow(path: Any) -> Any:
+        read = reads.longest()
+        named.append("" if read is None else read.path)
+        return scandir(path)
+
+    monkeypatch.setattr(system, "scandir", slow)
+    assert signature_of(tmp_path)
+    assert named == [str(tmp_path), str(tmp_path / "source")]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calib_gpu.errors import ConfigError
 from calib_gpu.physics.radiation import half_quantum, rayleigh_jeans_temperature
+from calib_gpu.physics.robust import median
 
 Floats = NDArray[np.float64]
 
@@ -172,7 +173,7 @@ def bad_channels(
             bad |= difference < clip_counts * np.nanmax(smooth)
         bad |= ~(trec_ssb > 0.0)
         if not bad.all():
-            bad |= trec_ssb > clip_trec * np.median(trec_ssb[~bad])
+            bad |= trec_ssb > clip_trec * median(trec_ssb[~bad])
     edge = int(edge_fraction * bad.size)
     if edge:
         bad[:edge] = bad[-edge:] = True

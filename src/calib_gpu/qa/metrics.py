@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from calib_gpu.physics.atmosphere import transmission
 from calib_gpu.physics.loads import load_contrast
+from calib_gpu.physics.robust import median
 from calib_gpu.qa.ripple import ripple
-from calib_gpu.qa.sample import DumpSample, median
+from calib_gpu.qa.sample import DumpSample
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver
 from calib_gpu.settings import Settings
 from calib_gpu.stages.prepare import Factors
@@ -130,7 +131,7 @@ def sky_metrics(atmosphere: Atmosphere, factors: Factors) -> dict[str, Any]:
     """Metrics of the PWV fit, of the transmission and of the times between ON and reference."""
     good = [w for w in atmosphere.off_pwv if w is not None]
     scatter = float(np.std(good, ddof=1)) if len(good) > 1 else None
-    t = np.array([[v.min(), np.median(v)] for v in (factors.transmission(on) for on in range(len(factors.pairing.on)))])
+    t = np.array([[v.min(), median(v)] for v in (factors.transmission(on) for on in range(len(factors.pairing.on)))])
     subscans = factors.scan.source.subscans
     gaps = [
         abs(subscans[int(on)].time_us - subscans[int(ref)].time_us) / 1e6
@@ -144,7 +145,7 @@ def sky_metrics(atmosphere: Atmosphere, factors: Factors) -> dict[str, Any]:
         "pwv_per_off": list(atmosphere.off_pwv), "pwv_off_scatter": scatter,
         "dry_scale_suggested": atmosphere.dry_scale_suggested,
         "pwv_off_scatter_fraction": scatter / atmosphere.pwv if scatter is not None and atmosphere.pwv else None,
-        "ref_gap_max_s": max(gaps), "t_min_s": float(t[:, 0].min()), "t_median_s": float(np.median(t[:, 1])),
+        "ref_gap_max_s": max(gaps), "t_min_s": float(t[:, 0].min()), "t_median_s": median(t[:, 1]),
     }  # fmt: skip
 
 
@@ -192,8 +193,8 @@ def baseline_model(sample: DumpSample, factors: Factors, rx: Receiver, atmospher
         t_on = transmission(factors.tau_signal, x_on)
         for out, band in zip((signal, image), atmosphere.sky.bands, strict=False):
             more = band.emitted(atmosphere.pwv, float(x_on)) - band.emitted(atmosphere.pwv, float(x_off))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                out[k] = np.median(more / t_on)
+            seen = t_on > 0.0
+            out[k] = median(more[seen] / t_on[seen])
     ratio = rx.gains.image / rx.gains.signal
     if ratio.ndim == 3:
         ratio = ratio.mean(axis=0)

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_gpu.qa.sample import lag_two_rms, median
+from calib_gpu.physics.robust import median
+from calib_gpu.qa.sample import lag_two_rms
 from calib_gpu.records import Floats
 
 RIPPLE_SHORTEST_HZ: Final = 20e6
@@ -62,7 +63,7 @@ def stands_out(spectrum: Floats, least: float = 0.0) -> NDArray[np.bool_]:
     """Channels ``[C]`` more than 5 robust sigma from the median, sigma being at least ``least``; NaN does not stand out."""
     distance = np.abs(spectrum - _median(spectrum))
     with np.errstate(invalid="ignore"):
-        return np.asarray(distance > 5.0 * max(robust_sigma(spectrum), least))
+        return np.asarray(distance > 5.0 * max(1.4826 * _median(distance), least))
 
 
 def robust_sigma(spectrum: Floats) -> float:
@@ -92,6 +93,11 @@ def running_mean(level: Floats, good: NDArray[np.bool_], width: int) -> Floats:
 
 def window_sum(values: Floats, width: int) -> Floats:
     """Sum over the ``width`` channels around each ``[C]``, one less in front where it is even."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    n, first = values.size, np.arange(values.size) - (width - 1) // 2
-    return np.asarray(total[np.clip(first + width, 0, n)] - total[np.clip(first, 0, n)])
+    n, before = values.size, (width - 1) // 2
+    total = np.zeros(n + 1)
+    np.cumsum(values, out=total[1:])
+    inside = max(0, n + 1 - (width - before))  # channels whose window ends within the band
+    out = np.empty(n)
+    out[:inside], out[inside:] = total[n + 1 - inside :], total[n]
+    out[before:] -= total[: max(0, n - before)]
+    return out

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from calib_gpu.physics.robust import median
 from calib_gpu.records import Tile
 from calib_gpu.store.pixel_arrays import PixelArrays, release
 
@@ -67,17 +68,6 @@ class DumpSample:
             mean = np.asarray(self._sum[:, r, a] * _QUANTUM / self._count[:, r, a])
         release(self._sum[:, r, a], self._count[:, r, a])
         return mean
-
-
-def median(values: NDArray[np.float64]) -> float:
-    """Median of numbers, NaN without any; np.median takes ten times as long for a small band."""
-    n = values.size
-    if n == 0:
-        return float("nan")
-    if n % 2:
-        return float(np.partition(values, n // 2)[n // 2])
-    middle = np.partition(values, (n // 2 - 1, n // 2))
-    return float(0.5 * (middle[n // 2 - 1] + middle[n // 2]))
 
 
 def lag_two_rms(spectrum: NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from calib_gpu.errors import ConfigError, MissingValue
 from calib_gpu.physics.atmosphere import PASCAL_PER_TORR, Opacity, airmass, bin_starts
 from calib_gpu.physics.dry_scale import DryScale
 from calib_gpu.physics.pwv import PwvFit
+from calib_gpu.physics.robust import median
 from calib_gpu.physics.sky import Sky
 from calib_gpu.records import Atmosphere, Floats, OffSpectra, Receiver, Scan
 from calib_gpu.schema import ScanFlag
@@ -182,7 +183,7 @@ def _number(value: float) -> float | None:
 
 def _median(fits: list[PwvFit], joint: float) -> float:
     good = [f.pwv for f in fits if f.constrained]
-    return float(np.median(good)) if good else joint
+    return median(np.array(good)) if good else joint
 
 
 def _fallback(scan: Scan, settings: Settings) -> tuple[float, str]:

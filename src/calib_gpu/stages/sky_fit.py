@@ -15,6 +15,7 @@ from calib_gpu.physics.atmosphere import bin_sums
 from calib_gpu.physics.dry_scale import DryScale, demanded, fit_dry_scale, suggested
 from calib_gpu.physics.loads import load_contrast
 from calib_gpu.physics.pwv import PwvFit, PwvLimits, fit_from_grid, fit_pwv
+from calib_gpu.physics.robust import median
 from calib_gpu.physics.sky import Sky, SkyModel, radiometer_weights, residuals
 from calib_gpu.physics.sky_sums import SkyData, SkySums
 from calib_gpu.records import Bools, Floats, OffSpectra, Receiver, Scan
@@ -137,8 +138,8 @@ class SkyFit:
             residual = residuals(data.observed, data.model, sky, self.x, pwv)
             parts.append(residual[np.isfinite(residual) & ~data.bad])
         residual = np.concatenate(parts)
-        centre = float(np.median(residual))
-        return _Keep(sky, pwv, centre, CLIP * float(np.median(np.abs(residual - centre))))
+        centre = median(residual)
+        return _Keep(sky, pwv, centre, CLIP * median(np.abs(residual - centre)))
 
     def _pixel(self, r: int, a: int) -> SkyData:
         """Data of one pixel on channels or bins; counts are averaged in a bin before any ratio is formed."""

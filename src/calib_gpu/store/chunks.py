@@ -28,12 +28,13 @@ MAX_VALUES_BYTES: Final = 1 << 30
 
 
 MISSING: Final = "chunk is missing"
+NOTHING_HELD: Final[Mapping[str, bytes]] = MappingProxyType({})
 KEEP_BYTES: Final = 16 * 1024 * 1024
 _scratch = Scratch(KEEP_BYTES)
 
 
 class ChunkedArray:
-    """One array of a store, opened for reading.
+    """One array of a store, opened for reading. A night keeps one for each load set, so that it is small.
 
     Parameters
     ----------
@@ -49,12 +50,14 @@ class ChunkedArray:
         What is refused.
     """
 
+    __slots__ = ("_held", "_indices", "_limits", "absent_is_fill", "label", "meta", "n_absent", "path")
+
     def __init__(
-        self, path: Path, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = MappingProxyType({}),
+        self, path: Path | str, label: str, *, absent_is_fill: bool, held: Mapping[str, bytes] = NOTHING_HELD,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:  # fmt: skip
-        self.path, self.label, self.absent_is_fill, self._held = path, label, absent_is_fill, held
-        self.meta: ArrayMeta = array_meta(path, held, limits)
+        self.path, self.label, self.absent_is_fill, self._held = str(path), label, absent_is_fill, held
+        self.meta: ArrayMeta = array_meta(self.path, held, limits)
         self._limits = limits
         self._indices: dict[str, NDArray[np.uint64] | None] = {}
         self.n_absent = 0

@@ -122,7 +122,7 @@ class FrameSource:
             raise CodecError("a chunk is cut short")
         check_zstd_header(self._counts.part(name, offset, min(_HEAD, size)), self.frame_bytes)
         crc = int.from_bytes(self._counts.part(name, offset + size, _CRC), "little")
-        return FramePlace(self._counts.path / name, offset, size, crc)
+        return FramePlace(Path(self._counts.path) / name, offset, size, crc)
 
 
 def frame_source(counts: Counts) -> FrameSource | str:

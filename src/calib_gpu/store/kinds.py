@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
 from calib_gpu.errors import OutputError, StoreUnusable, Unreadable
+from calib_gpu.store import reads, system
 from calib_gpu.store.guard import SCAN_NAME
 from calib_gpu.store.metadata import group_attrs, node_kind
 
@@ -43,10 +45,20 @@ def described(path: Path) -> str:
 
 def refuse_no_folder(path: Path, wanted: str) -> None:
     """:class:`StoreUnusable` where ``path`` is no folder that can be read; ``wanted`` is ``L0``, ``L1`` or ``L0 or L1``."""
-    if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+    try:
+        with reads.noted(path):
+            mode = system.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except OSError as error:
+        raise StoreUnusable(
+            f"cannot be read: {error.strerror}", array=str(path), fix="try again, or see to the disk"
+        ) from None
+    is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
+    if is_folder and os.access(path, os.R_OK | os.X_OK):
         return
-    what = "cannot be read" if path.is_dir() else "is a file" if path.is_file() else "no such directory"
-    fits = wanted.startswith("L0") and path.is_file()
+    what = "cannot be read" if is_folder else "is a file" if is_file else "no such directory"
+    fits = wanted.startswith("L0") and is_file
     fix = "FITS files: calib-gpu ingest sdfits" if fits else f"give the path of an {wanted} Zarr store"
     raise StoreUnusable(what, array=str(path), fix=fix)
 

@@ -35,7 +35,7 @@ class L0Store:
 
     def __init__(self, path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> None:
         self.path, self.limits = Path(path), limits
-        self._digests: dict[tuple[str, str], str] = {}
+        self._digests: dict[str, str] = {}
         self._states: dict[str, bytes] = {}
         self._unlisted: dict[ScanId, OSError] = {}
         refuse_no_folder(self.path, "L0")
@@ -142,8 +142,8 @@ class L0Store:
         attrs = self.scan_attrs(scan)
         guard.check_folders(self.path / scan.path, (name,))
         reader = GroupReader(self.path / scan.path / name, name, attrs, self.limits)
-        self._digests[scan.path, name] = _digest(attrs, reader.files)
-        self._states[f"{scan.path}/{name}"] = reader.files.state
+        key = f"{scan.path}/{name}"
+        self._digests[key], self._states[key] = _digest(attrs, reader.files), reader.files.state
         return reader.read()
 
     def check_unchanged(self, groups: Iterable[str]) -> None:
@@ -152,6 +152,11 @@ class L0Store:
             if name in self._states and counts_state(self.path / name, "data_5d") != self._states[name]:
                 rule = "sizes and times of all files stay as they are"
                 raise Unreadable("changed while it was read", array=name, rule=rule, fix="run again when it is written")
+
+    def forget(self, group: str) -> None:
+        """Drop what is kept of a group that is done with (``scan_025650/source``): a night has thousands."""
+        self._digests.pop(group, None)
+        self._states.pop(group, None)
 
     def subscan_classes(self, scan: ScanId, group: str) -> list[str] | None:
         """The sobsmode strings of ``source`` or ``calibration``, cleaned; None if the array is missing.
@@ -173,11 +178,12 @@ class L0Store:
         It sees any change of metadata, times or layout, and of the attributes of scan and store that the engine reads; the
         bytes of the counts are not read for it. It is that of what :meth:`group` read, where that was called.
         """
-        if (scan, group) not in self._digests:
+        key = f"{scan}/{group}"
+        if key not in self._digests:
             number, _, band = scan.removeprefix("scan_").partition("/")
             files = group_files(self.path / scan / group, group)
-            self._digests[scan, group] = _digest(self.scan_attrs(ScanId(int(number), band)), files)
-        return self._digests[scan, group]
+            self._digests[key] = _digest(self.scan_attrs(ScanId(int(number), band)), files)
+        return self._digests[key]
 
 
 def open_l0(path: str | os.PathLike[str], settings: Settings) -> L0Store:

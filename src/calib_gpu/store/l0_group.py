@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +18,7 @@ from calib_gpu.errors import BadShape, BadType, FrequencyMismatch, MissingValue,
 from calib_gpu.physics.calibration import SampleRule
 from calib_gpu.records import CountGroup, Subscan, Tuning
 from calib_gpu.store import guard
-from calib_gpu.store.chunks import ChunkedArray
+from calib_gpu.store.chunks import NOTHING_HELD, ChunkedArray
 from calib_gpu.store.group_files import GroupFiles
 from calib_gpu.store.guard import DEFAULT_LIMITS, Limits
 from calib_gpu.store.metadata import GROUP_NODES, NODES, group_attrs, has_array
@@ -71,6 +73,11 @@ def table_of(group: str) -> tuple[schema.Array, ...]:
 def group_files(path: Path, group: str) -> GroupFiles:
     """The small files of a ``source`` or ``calibration`` in folder ``path``."""
     return GroupFiles(path, counts="data_5d", arrays={row.name for row in table_of(group)})
+
+
+_tuning: Final = functools.lru_cache(256)(Tuning)
+_sample_rule: Final = functools.lru_cache(256)(SampleRule)
+"""The groups of a night share the few that there are."""
 
 
 class GroupReader:
@@ -129,14 +136,14 @@ class GroupReader:
         label, held = self._label(name), self.files.of(name)
         if held and held.keys().isdisjoint(NODES):
             raise Unreadable("document of the array is missing", array=label, rule="zarr.json (or .zarray)")
-        held = {} if name == "data_5d" else held
-        array = ChunkedArray(self.path / name, label, absent_is_fill=absent_is_fill, held=held, limits=self.limits)
+        held = NOTHING_HELD if name == "data_5d" else held
+        array = ChunkedArray(f"{self.path}/{name}", label, absent_is_fill=absent_is_fill, held=held, limits=self.limits)
         if not array.has_checksum:
             self._unchecked.append(label)
         return array
 
     def _label(self, array: str) -> str:
-        return f"{self.name}/{array}"
+        return sys.intern(f"{self.name}/{array}")
 
     def _open_counts(self) -> ChunkedArray:
         label = self._label("data_5d")
@@ -183,7 +190,7 @@ class GroupReader:
         counts.absent_is_fill = zarr_fill is not None and bool(
             zarr_fill == fill or (kind == "f" and np.isnan(zarr_fill))
         )
-        return SampleRule(fill, None if saturation is None else float(saturation))
+        return _sample_rule(fill, None if saturation is None else float(saturation))
 
     def _read(self, row: schema.Array, sizes: Mapping[str, int]) -> NDArray[Any] | None:
         label = self._label(row.name)
@@ -235,7 +242,7 @@ class GroupReader:
             arrays["ref_channel"] - base,
         )[1:]  # fmt: skip
         tunings = [
-            Tuning(s_0, i_0, step, ref, shape[0], None if tuning_id is None else str(tuning_id), pixels)
+            _tuning(s_0, i_0, step, ref, shape[0], None if tuning_id is None else str(tuning_id), pixels)
             for s_0, i_0, step, ref in dict.fromkeys(zip(*(column.tolist() for column in columns), strict=True))
         ]
         ends = np.array([t.ends() for t in tunings])

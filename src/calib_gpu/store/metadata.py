@@ -78,7 +78,7 @@ class ArrayMeta:
     problem: str = ""
 
 
-def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
+def read_json(path: Path | str, raw: bytes | None = None) -> dict[str, Any]:
     """A JSON document as an object, from its bytes where these are at hand; :class:`Unreadable` names the file."""
     if raw is None:
         raw = _document_bytes(path)
@@ -88,12 +88,12 @@ def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
         raise Unreadable(str(error), array=str(path), fix="the store is damaged; copy it again") from None
 
 
-def _document_bytes(path: Path) -> bytes:
+def _document_bytes(path: Path | str) -> bytes:
     with reads.noted(path):
         return _read(path)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str) -> bytes:
     try:
         handle, size = guard.open_file(path, str(path))
     except FileNotFoundError as error:
@@ -151,7 +151,7 @@ def group_attrs(
     return attrs
 
 
-def _check_format(document: dict[str, Any], version: int, node: str, path: Path) -> None:
+def _check_format(document: dict[str, Any], version: int, node: str, path: Path | str) -> None:
     if document.get("zarr_format") != version or (version == 3 and document.get("node_type") != node):
         found = f"zarr_format {document.get('zarr_format')!r}, node_type {document.get('node_type')!r}"
         raise Unreadable(
@@ -161,12 +161,13 @@ def _check_format(document: dict[str, Any], version: int, node: str, path: Path)
 
 
 def array_meta(
-    path: Path, held: Mapping[str, bytes] = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
+    path: Path | str, held: Mapping[str, bytes] = MappingProxyType({}), limits: Limits = DEFAULT_LIMITS
 ) -> ArrayMeta:
     """Metadata of the array in folder ``path``; ``held`` are its files that were read before."""
-    version_3 = "zarr.json" in held or guard.is_there(path / "zarr.json")
-    document = path / ("zarr.json" if version_3 else ".zarray")
-    raw = held[document.name] if document.name in held else _document_bytes(document)
+    version_3 = "zarr.json" in held or guard.is_there(f"{path}/zarr.json")
+    node = "zarr.json" if version_3 else ".zarray"
+    document = f"{path}/{node}"
+    raw = held[node] if node in held else _document_bytes(document)
     try:
         if version_3:
             meta = _known.get(raw) or _remembered(raw, document)
@@ -174,7 +175,7 @@ def array_meta(
         else:
             found = read_json(document, raw)
             _check_format(found, 2, "array", document)
-            meta = _parse_v2(found, group_attrs(path, held, limits))
+            meta = _parse_v2(found, group_attrs(Path(path), held, limits))
         if meta.layout is not None:
             _check_chunks(meta.layout, limits.max_chunk_bytes)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
@@ -187,7 +188,7 @@ _known: Final[dict[bytes, ArrayMeta]] = {}
 _MOST_KNOWN, _MOST_KNOWN_BYTES = 256, 1 << 14
 
 
-def _remembered(raw: bytes, document: Path) -> ArrayMeta:
+def _remembered(raw: bytes, document: str) -> ArrayMeta:
     found = read_json(document, raw)
     _check_format(found, 3, "array", document)
     meta = _parse_v3(found)

@@ -297,7 +297,7 @@ def _gone(staged: Path) -> list[str]:
 
     def size(name: str) -> int:
         try:
-            return system.stat(staged / name).st_size
+            return system.stat(f"{staged}/{name}").st_size
         except OSError:
             return -1
 

@@ -147,15 +147,17 @@ def noted_failures(l1: Path, run: Path) -> list[dict[str, Any]]:
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:
-    """Entries of a ``failures.json``; none if it is absent or damaged."""
+    """Entries of a ``failures.json``; none if it is absent or damaged, OutputError if the disk does not give it."""
     return [entry for entry in _read(path) if isinstance(entry.get("scan"), str)]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(disk.read_file(path, MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return []
+    except OSError as error:
+        raise disk.cannot_read(path, error) from None
     return [entry for entry in (found if isinstance(found, list) else [found]) if isinstance(entry, dict)]
 
 

@@ -12,7 +12,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numcodecs.zstd
@@ -58,7 +57,7 @@ def row_axis(layout: Layout, region: Region, out: NDArray[Any]) -> int | None:
 class _Names:
     """Names of the files of some rows; its text is the path of the one that is being read, for ``reads.noted``."""
 
-    def __init__(self, folder: Path, layout: Layout, axis: int, rows: list[_Row]) -> None:
+    def __init__(self, folder: str, layout: Layout, axis: int, rows: list[_Row]) -> None:
         self._folder, self.at, self.all = folder, 0, list[str]()
         for coords, numbers in rows:
             before, behind = layout.key_around(coords, axis)
@@ -69,7 +68,7 @@ class _Names:
 
 
 def read_rows(
-    folder: Path, layout: Layout, axis: int, region: Region, out: NDArray[Any],
+    folder: str, layout: Layout, axis: int, region: Region, out: NDArray[Any],
     usual: Callable[[tuple[int, ...], NDArray[Any]], int],
 ) -> int:  # fmt: skip
     """Read a region into ``out``, some rows at a time; returns the bytes read.
