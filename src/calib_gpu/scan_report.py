@@ -38,8 +38,8 @@ class ScanReport:
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """Times of the stages that were reached, ms."""
-        return {name: ms for name, ms in zip(TIMINGS, self._spent, strict=True) if ms}
+        """Times of the stages, ms; 0 for those that were not reached."""
+        return dict(zip(TIMINGS, self._spent, strict=True))
 
     def spend(self, stage: str, ms: float) -> None:
         """Add to the time of a stage, one of :data:`TIMINGS`."""
@@ -53,7 +53,7 @@ class ScanReport:
         """The line: stage times under their own names (load_ms, ...), 0 for stages that were not reached."""
         line = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         line["bytes"] = self.bytes_read + self.bytes_written
-        return line | {f"{name}_ms": round(ms, 3) for name, ms in zip(TIMINGS, self._spent, strict=True)}
+        return line | {f"{name}_ms": round(ms, 3) for name, ms in self.timings_ms.items()}
 
 
 def summary_line(line: ScanReport) -> str:
@@ -68,8 +68,7 @@ def timing_line(line: ScanReport) -> str:
     """The log line of a scan: stage times in ms under the names of ``report.jsonl``."""
     if line.status == "skipped":
         return f"{line.scan}: skipped, done with the same settings"
-    spent = line.timings_ms
-    times = " ".join(f"{name}_ms={spent.get(name, 0.0):.0f}" for name in TIMINGS)
+    times = " ".join(f"{name}_ms={ms:.0f}" for name, ms in line.timings_ms.items())
     return f"{line.scan}: {line.status} {times} bytes={line.bytes_read + line.bytes_written}"
 
 
