@@ -6,10 +6,12 @@ the input, the target says with plain Python what must then be true.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,11 @@ from calib_gpu.store.documents import decode_strings
 from calib_gpu.store.guard import CodecError
 from calib_gpu.store.metadata import array_meta, group_attrs
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+IN_MEMORY = "/dev/shm" if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK) else None
+SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-", dir=IN_MEMORY))
+atexit.register(
+    shutil.rmtree, SCRATCH, ignore_errors=True
+)  # under libFuzzer, which ends at once, whoever gave TMPDIR does it
 FRAME_BYTES = 4096
 
 

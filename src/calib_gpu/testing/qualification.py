@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -152,13 +153,15 @@ def run_fuzzing(report: Report, top: Path, seconds: int) -> None:
     for target in sorted((top / "tests" / "fuzz").glob("fuzz_*.py")):
         call, begin = [sys.executable, str(target), f"-max_total_time={seconds}"], time.perf_counter()
         print(f"== {target.name}, {seconds} s", flush=True)
-        try:
-            done = subprocess.run(
-                call, cwd=top, capture_output=True, text=True, check=False, timeout=seconds + FUZZ_GRACE_S
-            )
-            outcome, reason = ("failed" if done.returncode else "passed"), done.stderr[-2000:]
-        except subprocess.TimeoutExpired:
-            outcome, reason = "failed", f"did not end within {seconds + FUZZ_GRACE_S} s"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                done = subprocess.run(
+                    call, cwd=top, capture_output=True, text=True, check=False, timeout=seconds + FUZZ_GRACE_S,
+                    env=os.environ | {"TMPDIR": folder},
+                )  # fmt: skip
+                outcome, reason = ("failed" if done.returncode else "passed"), done.stderr[-2000:]
+            except subprocess.TimeoutExpired:
+                outcome, reason = "failed", f"did not end within {seconds + FUZZ_GRACE_S} s"
         spent = round(time.perf_counter() - begin, 1)
         reason = reason if outcome == "failed" else ""
         report.outcomes.append(Outcome(target.relative_to(top).as_posix(), outcome, "P8", reason, spent))
