@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ def start(folder: Path, *arguments: str, **faults: Any) -> subprocess.Popen[str]
 
 
 def until_fault(process: subprocess.Popen[str]) -> None:
-    """Wait until a read that is to be stuck or broken has come; an error if the engine ends without."""
+    """Wait until a read that is to be stuck or broken has come; an error if the engine ends without, or takes a minute."""
     assert process.stdout is not None
+    end = threading.Timer(60.0, process.kill)
+    end.start()
     line = process.stdout.readline()
+    end.cancel()
     assert line.startswith("FAULT"), f"the engine met no fault: {line!r}"
 
 

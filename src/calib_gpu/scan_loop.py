@@ -100,8 +100,6 @@ class ScanLoop:
                     behind.begin(partial(self._complete, staged))
                 else:
                     self.finish(line)
-                if k % SCANS_BETWEEN_COLLECTIONS == SCANS_BETWEEN_COLLECTIONS - 1:
-                    gc.collect()
                 if isinstance(failed, DeviceLost):
                     raise Stopped("nothing in this process can use the GPU any more")
 
@@ -230,6 +228,8 @@ class ScanLoop:
                 log.info("%s", summary_line(line), extra={"data": {"scan": line.scan}})
             log.info("%s", timing_line(line), extra={"data": line.as_dict()})
         self.progress.end(line)
+        if len(self.report.scans) % SCANS_BETWEEN_COLLECTIONS == 0:
+            gc.collect()
 
 
 class _Staged:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Final
 
 from calib_gpu.errors import Exit, OutputError
@@ -37,9 +39,9 @@ class ScanReport:
     _spent: array[float] = field(default_factory=lambda: array("d", [0.0] * len(TIMINGS)), repr=False)
 
     @property
-    def timings_ms(self) -> dict[str, float]:
+    def timings_ms(self) -> Mapping[str, float]:
         """Times of the stages, ms; 0 for those that were not reached."""
-        return dict(zip(TIMINGS, self._spent, strict=True))
+        return MappingProxyType(dict(zip(TIMINGS, self._spent, strict=True)))
 
     def spend(self, stage: str, ms: float) -> None:
         """Add to the time of a stage, one of :data:`TIMINGS`."""

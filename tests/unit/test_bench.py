@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 import typer
 import zarr
 
-from calib_gpu.bench import CASES, TARGETS, Options, run_bench
+from calib_gpu.bench import CASES, TARGETS, Options, measure, run_bench
 from calib_gpu.bench.cases import SIZES
 from calib_gpu.bench.floor import run_floor
 from calib_gpu.bench.machine import file_system
-from calib_gpu.bench.measure import empty_cache, fill_cache, run_child
+from calib_gpu.bench.measure import Contender, empty_cache, fill_cache, run_child
 from calib_gpu.bench.plan import plan_scan, scans_of
 from calib_gpu.bench.report import as_markdown, read_found, tables
 from calib_gpu.bench.scripts import dask_script, numpy_script
@@ -315,3 +316,24 @@ def test_the_registries_fit_each_other() -> None:
     assert set(SIZES) >= {"tiny", "S", "M"}
     assert SIZES["M"].many_pixels[0] == 65536
     assert SIZES["M"].many_pixels[2] * SIZES["M"].many_pixels[3] == 64
+
+
+def test_outputs_of_many_files_stay_until_the_case_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files are slow while others were just removed; after a failure nothing stays either."""
+    there: list[int] = []
+
+    def child(task: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        there.append(len(list(tmp_path.iterdir())))
+        if len(there) > 6:
+            raise CalibError("a measured run failed")
+        Path(arguments["out"]).mkdir()
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(measure, "run_child", child)
+    one = Contender("engine", "engine", {}, many_files=True)
+    measure.contest([one], 3, tmp_path, lambda text: None)
+    measure.contest([replace(one, many_files=False)], 2, tmp_path, lambda text: None)
+    assert there == [0, 1, 2, 0, 0]
+    with pytest.raises(CalibError):
+        measure.contest([one], 3, tmp_path, lambda text: None)
+    assert list(tmp_path.iterdir()) == []

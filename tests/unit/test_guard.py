@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from calib_gpu import Settings
 from calib_gpu.errors import ReadFailed, Unreadable
 from calib_gpu.store import guard
 from calib_gpu.store.guard import CodecError, Limits
-from calib_gpu.store.metadata import group_attrs
+from calib_gpu.store.metadata import array_meta, group_attrs
 from calib_gpu.store.strict_json import MAX_VALUES, parse_json
 from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
@@ -36,6 +37,30 @@ def test_a_file_that_opens_but_tells_no_size_is_an_error_of_the_disk(tmp_path: P
     with FaultyDisk(tmp_path, fail(errno.EIO), calls=("fstat",)), pytest.raises(ReadFailed, match="Input/output error"):
         guard.open_file(tmp_path / "c.0", "label")
     assert os.listdir("/proc/self/fd") == before  # the file is closed
+
+
+def array_document(**attributes: str) -> bytes:
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    grid = {"name": "regular", "configuration": {"chunk_shape": [2]}}
+    document = {
+        "zarr_format": 3, "node_type": "array", "shape": [2], "data_type": "int32", "chunk_grid": grid, "fill_value": 0,
+        "codecs": codecs, "attributes": attributes, "chunk_key_encoding": {"name": "default"},
+    }  # fmt: skip
+    return json.dumps(document, indent=8).encode()
+
+
+def test_attributes_of_an_array_have_a_limit_and_its_document_has_none(tmp_path: Path) -> None:
+    """Also where the document is known already, from a reading with another limit."""
+    few, many = (array_document(note=letter * n) for letter, n in (("a", 10), ("b", 200)))
+    assert len(few) > 150
+    for raw in (few, many):
+        assert array_meta(tmp_path, {"zarr.json": raw}).shape == (2,)
+    tight = Limits(max_attribute_bytes=150)
+    assert array_meta(tmp_path, {"zarr.json": few}, tight).attrs == {"note": "a" * 10}
+    with pytest.raises(Unreadable, match="max_attribute_bytes"):
+        array_meta(tmp_path, {"zarr.json": many}, tight)
+    with pytest.raises(Unreadable, match="max_chunk_bytes"):
+        array_meta(tmp_path, {"zarr.json": few}, Limits(max_chunk_bytes=4))
 
 
 def test_limits_are_the_settings() -> None:

@@ -193,6 +193,29 @@ def test_loads_that_arrive_later_are_told_and_the_new_scans_are_done(tmp_path: P
     assert served_by(tmp_path, 2) == [3]
 
 
+@pytest.mark.parametrize("loads", ["nearest", "previous"])
+def test_of_two_sets_at_one_time_the_one_of_the_lower_number_serves(tmp_path: Path, loads: str) -> None:
+    run(tmp_path, [scan_at(5, -10), scan_at(2, 0), scan_at(1, 0), scan_at(3, 5, own=False)], (1, 2, 5), loads=loads)
+    assert served_by(tmp_path, 3) == [1]
+
+
+def test_the_index_is_in_the_order_of_times(tmp_path: Path) -> None:
+    store = L0Writer(tmp_path / "l0.zarr", {})
+    for number, minute in ((1, 30), (2, 10), (3, 20), (4, 10)):
+        scan_at(number, minute).write(store)
+    index = LoadIndex.of(L0Store(tmp_path / "l0.zarr"), Settings())
+    assert [c.scan.number for c in index.candidates] == [2, 4, 3, 1]
+    last = index.candidates[-1].time_us
+    assert [c.scan.number for c in index.before(last)] == [3, 2, 4]
+    assert [c.scan.number for c in index.before(last + 1.0)] == [1, 3, 2, 4]
+    assert index.by_scan[ScanId(3)].scan == ScanId(3)
+
+
+def test_the_set_before_must_not_be_older_than_the_limit(tmp_path: Path) -> None:
+    report = run(tmp_path, [scan_at(1, 0), scan_at(2, 20, own=False)], (1,), loads="previous", max_load_age=600.0)
+    assert [(s.status, s.error) for s in report.scans] == [("failed", "NoLoads")]
+
+
 def test_the_index_holds_little_of_each_set(tmp_path: Path) -> None:
     """A thousand sets are in it: no attributes, and of the small arrays what is needed to read a set."""
     index = LoadIndex.of(L0Store(small_scan(shape=(64, 3, 2, 2)).store(tmp_path / "l0.zarr")), Settings())

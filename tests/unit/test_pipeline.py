@@ -16,8 +16,10 @@ import calib_gpu
 from calib_gpu import ConfigError, OutputError, Settings, StoreUnusable
 from calib_gpu.errors import Exit
 from calib_gpu.pipeline import Progress, calibrate
+from calib_gpu.records import ScanId
 from calib_gpu.scan_report import ScanReport
 from calib_gpu.store import disk
+from calib_gpu.store.l0 import L0Store
 from calib_gpu.store.l0_write import L0Writer
 from calib_gpu.store.l1_store import published_scans
 from small_scan import small_scan
@@ -301,3 +303,14 @@ def test_a_damaged_document_of_the_store_is_named_and_written_anew(tmp_path: Pat
         published_scans(l1)
     report = calibrate(l0, l1, Settings(overwrite=True), scans=[25650])
     assert (report.count("ok"), tree(l1)) == (1, before)
+
+
+def test_a_group_that_was_forgotten_is_read_anew(tmp_path: Path) -> None:
+    l0, scan = night(tmp_path, (25650,)), ScanId(25650)
+    store = L0Store(l0)
+    store.group(scan, "source")
+    before = store.input_digest("scan_025650", "source")
+    zarr.open_array(str(l0 / "scan_025650" / "source" / "tamb"), mode="r+")[...] = 280.0
+    assert store.input_digest("scan_025650", "source") == before  # that of what was read
+    store.forget("scan_025650/source")
+    assert store.input_digest("scan_025650", "source") != before

@@ -14,7 +14,7 @@ import pytest
 
 from calib_gpu.errors import OutputError
 from calib_gpu.store import disk
-from calib_gpu.store.run_records import RunRecords
+from calib_gpu.store.run_records import RunRecords, read_failures
 from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 
 
@@ -77,7 +77,6 @@ NOTING = """
 import sys
 from pathlib import Path
 from calib_gpu.store.run_records import RunRecords
-from calib_gpu.testing.faulty_disk import FaultyDisk, fail
 folder, me = Path(sys.argv[1]), int(sys.argv[2])
 one = RunRecords(folder / "l1.zarr", folder / "l1.zarr.run")
 sys.stdin.readline()
@@ -160,18 +159,25 @@ def test_a_full_disk_loses_no_failure_of_the_run(tmp_path: Path, monkeypatch: py
     assert listed(tmp_path) == ["scan_000001"]
 
 
-def test_a_failure_that_the_disk_does_not_give_now_is_not_taken_back(tmp_path: Path) -> None:
-    """Else ``failures.json`` would lose a scan that failed."""
+def test_a_note_that_the_disk_does_not_give_is_still_a_failure(tmp_path: Path) -> None:
+    """Else ``failures.json`` would lose a scan that failed; nor may it keep others from being listed."""
     one = records(tmp_path)
-    one.failed("scan_000001", "load", "NoLoads", "one")
+    one.failed("scan_000001/band_A", "load", "NoLoads", "one")
     one.publish()
+    folder = tmp_path / "l1.zarr.run" / "failures"
     later = records(tmp_path)
     later.failed("scan_000002", "load", "NoLoads", "two")
+    for damage in (b"", b"{", b"\xff\xfe"):
+        (folder / "scan_000001.band_A.json").write_bytes(damage)
+        later.publish()
+        assert listed(tmp_path) == ["scan_000001/band_A", "scan_000002"]
+    with FaultyDisk(tmp_path, fail(errno.EIO), at=0, calls=("read",), lasting=True):
+        assert {entry["scan"] for entry in later.failures()} == {"scan_000001/band_A", "scan_000002"}
+    (folder / "scan_000001.band_A.json").unlink()
+    later.publish()
+    assert listed(tmp_path) == ["scan_000002"]
     with (
         FaultyDisk(tmp_path, fail(errno.EIO), at=0, calls=("read",), lasting=True),
         pytest.raises(OutputError, match="cannot be read"),
     ):
-        later.publish()
-    assert listed(tmp_path) == ["scan_000001"]
-    later.publish()
-    assert listed(tmp_path) == ["scan_000001", "scan_000002"]
+        read_failures(tmp_path / "l1.zarr" / "failures.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import zarr
 
 from calib_gpu import ConfigError, Settings, calibrate
 from calib_gpu.atm.builtin import builtin_tables
+from calib_gpu.qa.metrics import baseline_model
 from calib_gpu.qa.products import open_products
 from calib_gpu.qa.sky_check import Sky, sky_of
 from calib_gpu.records import ScanId
@@ -187,6 +189,25 @@ def test_the_model_of_the_baseline_is_that_of_the_layers(tmp_path: Path) -> None
     qa = run(tmp_path, low, t_atm="table").attrs["qa"]
     assert np.abs(qa["baseline_offset_k"]).min() > 1.0
     np.testing.assert_allclose(qa["baseline_offset_model_k"], qa["baseline_offset_k"], rtol=0.05)
+
+
+def test_the_model_of_the_baseline_leaves_out_what_is_opaque() -> None:
+    """Where nothing comes through, 0 / 0 would make the median of all channels none."""
+
+    def model(tau: list[float]) -> Any:
+        band = SimpleNamespace(emitted=lambda pwv, x: np.where(np.array(tau) > 1e3, 0.0, pwv * x))
+        factors = SimpleNamespace(
+            airmass=np.array([1.5]), reference_airmass=np.array([1.2]), tau_signal=np.array(tau),
+            bad=np.zeros((len(tau), 1, 2), bool),
+        )  # fmt: skip
+        gains = SimpleNamespace(image=np.array(0.5), signal=np.array(1.0))
+        atmosphere = SimpleNamespace(sky=SimpleNamespace(bands=(band, band)), pwv=2.0)
+        sample = SimpleNamespace(on=np.array([0, 0]))
+        return baseline_model(sample, factors, SimpleNamespace(gains=gains), atmosphere)  # type: ignore[arg-type]
+
+    expected = 2.0 * (1.5 - 1.2) / np.exp(-1.5 * 0.4) * 1.5  # emission through the transmission, both sidebands
+    np.testing.assert_allclose(model([0.4, 0.4, 0.4]), np.full((1, 2), expected), rtol=1e-12)
+    np.testing.assert_allclose(model([0.4, 0.4, 1e4]), np.full((1, 2), expected), rtol=1e-12)
 
 
 def test_single_sideband_with_layers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import calib_gpu
 from calib_gpu.errors import OutputError
 from calib_gpu.simulate import realistic, simulate
-from calib_gpu.store import chunks, system
+from calib_gpu.store import chunks, reads, small_chunks, system
 from calib_gpu.store.chunks import ChunkedArray
 from calib_gpu.store.codecs import Compressor
 from calib_gpu.store.documents import array_document
@@ -193,6 +194,41 @@ def test_rows_of_small_chunks_name_the_damaged_one(tmp_path: Path, damage: str) 
     out = np.empty((4, 6, 1, 1, 1), np.int32)
     array.read(whole, out)
     np.testing.assert_array_equal(out, values[:4])
+
+
+def test_a_frame_that_hides_the_next_is_seen_in_the_smallest_chunks(tmp_path: Path) -> None:
+    """Four bytes a chunk: what is lacking at the end is no more than that."""
+    values = np.arange(11, 17, dtype=np.int32).reshape(6, 1, 1, 1, 1)
+    write_counts(tmp_path / "x", values, (1, 1, 1, 1, 1), {})
+    file, following = (tmp_path / "x" / f"c.{k}.0.0.0.0" for k in (2, 3))
+    hiding = b"\x50\x2a\x4d\x18" + following.stat().st_size.to_bytes(4, "little")
+    file.write_bytes(file.read_bytes() + hiding)
+    with pytest.raises(calib_gpu.CalibError, match=r"c\.2\.0"):
+        ChunkedArray(tmp_path / "x", "x", absent_is_fill=False).values()
+
+
+def test_every_file_of_a_row_is_noted_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is slow is not stuck, and what is stuck is named by its own name; slow files are not waited for in turn."""
+    values = np.arange(8 * 6, dtype=np.int32).reshape(8, 6, 1, 1, 1)
+    write_counts(tmp_path / "x", values, (4, 1, 1, 1, 1), {})
+    readv, seen, turns = system.readv, list[tuple[str, float]](), small_chunks._Turns()
+
+    def slow(handle: int, buffers: Any) -> int:
+        time.sleep(0.02)
+        read = reads.longest()
+        assert read is not None
+        seen.append((read.path.rpartition("/")[2], read.seconds))
+        return readv(handle, buffers)
+
+    monkeypatch.setattr(system, "readv", slow)
+    monkeypatch.setattr(small_chunks, "_turns", turns)
+    before, begin = reads.count(), time.monotonic()
+    np.testing.assert_array_equal(ChunkedArray(tmp_path / "x", "x", absent_is_fill=False).values(), values)
+    assert sorted(name for name, _ in seen) == sorted(p.name for p in (tmp_path / "x").glob("c.*"))
+    elapsed = time.monotonic() - begin
+    assert sorted(seconds for _, seconds in seen)[len(seen) // 2] < 0.3 * elapsed  # of one file, not of all before it
+    assert reads.count() - before >= len(seen)
+    assert turns.slow
 
 
 def test_rows_go_through_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

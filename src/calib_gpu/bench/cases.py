@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from calib_gpu.bench.machine import available_memory, describe_machine
-from calib_gpu.bench.measure import Contender, Say, contest, run_child
+from calib_gpu.bench.measure import Contender, Say, contest, remove_output, run_child
 from calib_gpu.bench.stores import CHUNKINGS, ONE_SUBSCAN, Stores
 from calib_gpu.bench.targets import judge
 from calib_gpu.errors import CalibError, ConfigError
@@ -82,6 +83,7 @@ class Bench:
     say: Say
     stores: Stores = field(init=False)
     _plans: dict[tuple[Path, str], tuple[Path, list[str]]] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.stores = Stores(self.options.work, self.most, self.say)
@@ -108,19 +110,23 @@ class Bench:
         """States of the page cache."""
         return ("warm", "cold") if self.options.cold else ("warm",)
 
-    def plan(self, l0: Path, **more: Any) -> tuple[Path, list[str]]:
-        """The floor's plan for a store, and the scans in it; made by one run of the engine, which stays until the end.
+    def plan(self, l0: Path, *, many_files: bool = False, **more: Any) -> tuple[Path, list[str]]:
+        """The floor's plan for a store, and the scans in it; made by one run of the engine, whose L1 is removed again.
 
-        ``more`` are settings.
+        ``more`` are settings. An L1 of ``many_files`` stays until the end, see :func:`calib_gpu.bench.measure.contest`.
         """
         key = l0, str(more)
         if key not in self._plans:
             self.say("factors and references for the floor")
-            n = len(self._plans)
+            n = next(self._numbers)
             reference, file = self.options.work / f"reference-{n}.zarr", self.options.work / f"{n}.plan"
             settings = {"workers": self.most, **more}
-            run_child("engine", {"l0": str(l0), "out": str(reference), "settings": settings})
-            made = run_child("plan", {"l0": str(l0), "l1": str(reference), "file": str(file)})
+            try:
+                run_child("engine", {"l0": str(l0), "out": str(reference), "settings": settings})
+                made = run_child("plan", {"l0": str(l0), "l1": str(reference), "file": str(file)})
+            finally:
+                if not many_files:
+                    remove_output(reference)
             self._plans[key] = file, made["scans"]
         return self._plans[key]
 
@@ -214,7 +220,7 @@ def many_scans(bench: Bench) -> list[Contender]:
     l0 = bench.stores.tiny_scans(SIZES[bench.options.preset].tiny_scans)
     arguments = {"l0": str(l0), "settings": {"workers": bench.most}, "again": True}
     engine = Contender("engine", "engine", arguments, bench.most, l0)
-    return [replace(contender, many_files=True) for contender in (engine, bench.floor(l0))]
+    return [replace(contender, many_files=True) for contender in (engine, bench.floor(l0, many_files=True))]
 
 
 def help_text(bench: Bench) -> list[Contender]:

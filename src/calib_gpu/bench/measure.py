@@ -65,25 +65,29 @@ def contest(contenders: Sequence[Contender], repeat: int, scratch: Path, say: Sa
     """
     kept: list[Path] = []
     runs: list[list[dict[str, Any]]] = [[] for _ in contenders]
-    for k in range(repeat):
-        for contender, mine in zip(contenders, runs, strict=True):
-            how = [f"{contender.workers} worker(s)"] * bool(contender.workers) + ["cold"] * (contender.cache == "cold")
-            say(", ".join([contender.name, *how, f"run {k + 1} of {repeat}"]))
-            os.sync()
-            if contender.reads is not None:
-                (fill_cache if contender.cache == "warm" else empty_cache)(contender.reads)
-            writes = contender.task in ("engine", "floor", "numpy", "dask")
-            path = scratch / f"out-{len(kept)}.zarr"
-            out = {"out": str(path)} if writes else {}
-            try:
-                mine.append(run_child(contender.task, contender.arguments | out))
-            finally:
-                if contender.many_files:
-                    kept.append(path)
-                else:
-                    remove_output(path)
-    for path in kept:
-        remove_output(path)
+    try:
+        for k in range(repeat):
+            for contender, mine in zip(contenders, runs, strict=True):
+                how = [f"{contender.workers} worker(s)"] * bool(contender.workers) + ["cold"] * (
+                    contender.cache == "cold"
+                )
+                say(", ".join([contender.name, *how, f"run {k + 1} of {repeat}"]))
+                os.sync()
+                if contender.reads is not None:
+                    (fill_cache if contender.cache == "warm" else empty_cache)(contender.reads)
+                writes = contender.task in ("engine", "floor", "numpy", "dask")
+                path = scratch / f"out-{len(kept)}.zarr"
+                out = {"out": str(path)} if writes else {}
+                try:
+                    mine.append(run_child(contender.task, contender.arguments | out))
+                finally:
+                    if contender.many_files:
+                        kept.append(path)
+                    else:
+                        remove_output(path)
+    finally:
+        for path in kept:
+            remove_output(path)
     return [
         {"name": c.name, "task": c.task, "workers": c.workers, "cache": c.cache, **c.about, "runs": mine}
         for c, mine in zip(contenders, runs, strict=True)

@@ -48,7 +48,7 @@ def refuse_no_folder(path: Path, wanted: str) -> None:
     try:
         with reads.noted(path):
             mode = system.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
         mode = 0
     except OSError as error:
         raise StoreUnusable(

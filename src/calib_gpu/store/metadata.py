@@ -171,7 +171,7 @@ def array_meta(
     try:
         if version_3:
             meta = _known.get(raw) or _remembered(raw, document)
-            guard.check_attributes(meta.attrs, len(raw), limits)
+            guard.check_attributes(dict(meta.attrs), len(raw), limits)
         else:
             found = read_json(document, raw)
             _check_format(found, 2, "array", document)

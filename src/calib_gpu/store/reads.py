@@ -38,10 +38,18 @@ class noted:
     def __init__(self, path: object) -> None:
         self._path = path
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> noted:
         thread = threading.get_ident()
         self._around = _now.get(thread)
         _now[thread] = (self._path, time.monotonic())
+        return self
+
+    def again(self) -> None:
+        """The block goes on to its next file: that of before has been read, and the time begins anew."""
+        global _ended
+        _now[threading.get_ident()] = (self._path, time.monotonic())
+        with _counting:
+            _ended += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -119,9 +119,21 @@ class RunRecords:
 
     def failures(self) -> list[dict[str, Any]]:
         """The failures that are noted: of each scan that of its last try."""
-        found = {name: _read(self._folder / name) for name in self._state()}
+        found = {name: self._noted(name) for name in self._state()}
         found |= {_name(scan): [] if entry is None else [dict(entry)] for scan, entry in self._unwritten.items()}
         return [entry for entries in found.values() for entry in entries]
+
+    def _noted(self, name: str) -> list[dict[str, Any]]:
+        """The failure in a file of the folder: one that cannot be read is that of the scan in its name all the same."""
+        try:
+            return _read(self._folder / name)
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+        except (ValueError, RecursionError):
+            what = "is damaged"
+        scan = name.removesuffix(".json").replace(".", "/", 1)
+        message = f"{scan}: failed, but the note of its failure {what}; run again"
+        return [{"scan": scan, "stage": "", "error": "Unreadable", "message": message}]
 
     def _state(self) -> dict[str, tuple[int, int]]:
         """Name, number and time of the file of each failure; OutputError if they cannot be listed."""
@@ -148,16 +160,20 @@ def noted_failures(l1: Path, run: Path) -> list[dict[str, Any]]:
 
 def read_failures(path: Path) -> list[dict[str, Any]]:
     """Entries of a ``failures.json``; none if it is absent or damaged, OutputError if the disk does not give it."""
-    return [entry for entry in _read(path) if isinstance(entry.get("scan"), str)]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(disk.read_file(path, MAX_BYTES))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return [entry for entry in _read(path) if isinstance(entry.get("scan"), str)]
+    except (ValueError, RecursionError):
         return []
     except OSError as error:
         raise disk.cannot_read(path, error) from None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Entries of a file, none if it is absent; ValueError or RecursionError if it is damaged, OSError as the system has it."""
+    try:
+        found = json.loads(disk.read_file(path, MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     return [entry for entry in (found if isinstance(found, list) else [found]) if isinstance(entry, dict)]
 
 

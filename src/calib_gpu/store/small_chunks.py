@@ -7,10 +7,12 @@ chunk by chunk, which knows what to say of it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -28,18 +30,43 @@ from calib_gpu.store.metadata import Layout
 
 BATCH_BYTES: Final = 1024 * 1024
 """Decoded size of what is read at a time."""
+BATCH_FILES: Final = 2048
 
 _Row = tuple[tuple[int, ...], range]
 """Coordinates of a row of chunks (any along its axis), and the numbers along that axis."""
 
-_MARK: Final = b"\x9d\x02\xf1\x6e\x83\xb4\x07\xca"
-"""Bytes that counts hardly ever have; where they do, the usual way reads them."""
+_MARK: Final = 0xA7
+"""The last byte of a batch until it is decoded; where that is what the counts have, the usual way reads them."""
 _scratch: Final = Scratch()
-_turn: Final = threading.Lock()
-"""One thread opens files at a time: threads that hand the interpreter to each other at every call need longer than one alone.
 
-Decoding is one call for all of them, and does not need the interpreter.
-"""
+
+class _Turns:
+    """One thread opens files at a time: threads that hand the interpreter to each other at every call need longer than one.
+
+    Not so where a file takes long to come, as on a network file system: there threads wait better side by side. So one
+    batch of :data:`ALONE_OF` is read alone and timed, and tells how the others are. Decoding is one call for a batch and
+    does not need the interpreter.
+    """
+
+    SLOW_FILE_S: Final = 200e-6
+    ALONE_OF: Final = 16
+
+    def __init__(self) -> None:
+        self._lock, self._begun, self.slow = threading.Lock(), itertools.count(), False
+
+    @contextlib.contextmanager
+    def next(self, files: int) -> Iterator[None]:
+        """The block reads so many files."""
+        if self.slow and next(self._begun) % self.ALONE_OF:
+            yield
+            return
+        with self._lock:
+            begin = time.monotonic()
+            yield
+            self.slow = time.monotonic() - begin > files * self.SLOW_FILE_S
+
+
+_turns: Final = _Turns()
 
 
 def row_axis(layout: Layout, region: Region, out: NDArray[Any]) -> int | None:
@@ -84,11 +111,11 @@ def read_rows(
     except OSError:
         handle = -1  # no file can be opened there: the usual way says why
     try:
-        for rows in _batches(region, inner, axis, max(1, BATCH_BYTES // size)):
+        for rows in _batches(region, inner, axis, max(1, min(BATCH_BYTES // size, BATCH_FILES))):
             names = _Names(folder, layout, axis, rows)
             decoded = _scratch.get("decoded", len(names.all) * size)
             chunks = decoded.view(layout.stored_dtype).reshape(len(names.all), *inner)
-            with _turn:
+            with _turns.next(len(names.all)):
                 raw = _read_files(handle, names, size)
             if raw is None or not _decode(raw, decoded):
                 each = [(*coords[:axis], k, *coords[axis + 1 :]) for coords, numbers in rows for k in numbers]
@@ -122,9 +149,11 @@ def _read_files(folder: int, names: _Names, size: int) -> memoryview | None:
     """
     most = 2 * size + 1024
     buffer, end = _scratch.get("raw", len(names.all) * most).data, 0
-    with reads.noted(names):
+    with reads.noted(names) as reading:
         for k, name in enumerate(names.all):
             names.at = k
+            if k:
+                reading.again()
             try:
                 handle = system.open(name, OPEN_FLAGS, dir_fd=folder)
             except OSError:
@@ -146,13 +175,12 @@ def _decode(raw: memoryview, out: NDArray[np.uint8]) -> bool:
 
     numcodecs refuses more bytes than ``out`` holds, but not fewer: the mark at the end must be gone.
     """
-    end = out[-len(_MARK) :]
-    end[:] = np.frombuffer(_MARK[: len(end)], np.uint8)
+    out[-1] = _MARK
     try:
         numcodecs.zstd.decompress(raw, out)
     except (RuntimeError, ValueError):
         return False
-    return end.tobytes() != _MARK[: len(end)]
+    return bool(out[-1] != _MARK)
 
 
 def _place(
