@@ -211,6 +211,7 @@ def growing(bench: Bench) -> list[Contender]:
         Contender("interpreter", "import", {}),
         bench.engine(bench.main, "preset"),
         bench.engine(larger, "larger preset"),
+        bench.floor(larger, "floor, larger preset"),
         bench.engine(wide, "many channels and pixels"),
     ]
 

@@ -50,15 +50,19 @@ class DumpSample:
                 block, k = divmod(int(self.dump[n]), spectra.shape[4])
                 spectrum = spectra[i, j, block, :, k].astype(np.float64)
                 good = np.isfinite(spectrum)
-                if not good.any():
+                valid = _where(spectrum, good)
+                if not valid.size:
                     continue
                 r, a = tile.r.start + i, tile.a.start + j
                 self.rms[n, r, a] = lag_two_rms(spectrum)
-                self.band[n, r, a] = spectrum[good].mean()
+                self.band[n, r, a] = valid.mean()
                 self.t_sys[n, r, a] = level
-                exact = np.clip(np.where(good, spectrum, 0.0) / _QUANTUM, -_LIMIT, _LIMIT)
+                exact = np.divide(spectrum, _QUANTUM, out=spectrum)
+                if valid.size < good.size:
+                    exact[~good] = 0.0
+                whole = np.rint(np.clip(exact, -_LIMIT, _LIMIT, out=exact), out=exact).astype(np.int64)
                 with self._lock:
-                    self._sum[:, r, a] += np.rint(exact).astype(np.int64)
+                    self._sum[:, r, a] += whole
                     self._count[:, r, a] += good
                     release(self._sum[:, r, a], self._count[:, r, a])
 
@@ -73,5 +77,11 @@ class DumpSample:
 def lag_two_rms(spectrum: NDArray[np.float64]) -> float:
     """Noise of a spectrum [K]: 1.4826 MAD of (T[c+2] - T[c]) / sqrt 2; neighbours of an FFT spectrometer are correlated."""
     difference = (spectrum[2:] - spectrum[:-2]) / np.sqrt(2.0)
-    difference = difference[np.isfinite(difference)]
-    return 1.4826 * median(np.abs(difference - median(difference)))
+    difference = _where(difference, np.isfinite(difference))
+    distance = difference - median(difference)
+    return 1.4826 * median(np.abs(distance, out=distance))
+
+
+def _where(values: NDArray[np.float64], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The values that are wanted; without a copy where these are all."""
+    return values if wanted.all() else values[wanted]

@@ -178,7 +178,7 @@ def _commit(top: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all, write the report; 0 only if everything passed."""
     parser = argparse.ArgumentParser(prog="scripts/qualify", description="Run the qualification suite; write a report.")
-    parser.add_argument("--full", action="store_true", help="large counts, and fuzzing; takes hours")
+    parser.add_argument("--full", action="store_true", help="large counts, and fuzzing; half an hour")
     parser.add_argument("--out", type=Path, default=Path("qualification"), help="folder of the report")
     parser.add_argument("--top", type=Path, default=Path.cwd(), help="folder of the sources")
     parser.add_argument(
