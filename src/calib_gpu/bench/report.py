@@ -169,5 +169,6 @@ def as_markdown(made: Sequence[Table]) -> str:
     for table in made:
         lines = [list(table.columns), ["---"] * len(table.columns), *table.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append("\n\n".join([f"**{table.title}**", body, *table.notes]))
+        title = table.title.replace("*", "\\*")  # T_A*
+        parts.append("\n\n".join([f"**{title}**", body, *table.notes]))
     return "\n\n".join(parts)

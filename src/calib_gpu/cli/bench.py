@@ -36,7 +36,8 @@ def bench(
     """Measure the engine beside the floor, the scripts that a user would write, and tensorstore.
 
     Cases: floor, numpy, dask, precision, reads, chunks, growth, overhead, help. Every run is a process of its own;
-    contenders run in turn. Stores and outputs are removed at the end. Preset M needs 30 GB of disk and half an hour.
+    contenders run in turn. Stores and outputs are removed at the end. Preset M needs 30 GB of disk and ten minutes
+    to half an hour.
 
     Example: `calib-gpu bench --quick`
     """
