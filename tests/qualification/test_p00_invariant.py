@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from calib_gpu import ConfigError, OutputError, Settings
 from calib_gpu.pipeline import Progress, calibrate
 from calib_gpu.store.l1_store import check_store
+from calib_gpu.store.publish import Publisher
 from calib_gpu.testing.faulty_disk import CHANGES, READS, FaultyDisk, crash, fail, lose_reply
 from invariant import FIRST, FULL, Figure, Night, count, failed_scans, make_night
 
@@ -148,6 +151,27 @@ class Store(RuleBasedStateMachine):
         self.seen["steps"] += 1
         self.night.visible(self.l1)
         assert failed_scans(self.l1) <= self.night.good | self.night.failing
+
+
+@pytest.mark.parametrize("rubbish", [False, True], ids=["a new store", "staging of a dead run"])
+def test_a_store_that_cannot_be_opened_is_let_go(fast: Path, rubbish: bool) -> None:
+    """Whichever call fails: no lock is held that would keep the staging folder from the next run, in this process too."""
+    l1, staging, handles = fast / "l1.zarr", fast / "l1.zarr.run" / "staging", len(os.listdir("/proc/self/fd"))
+    for k in itertools.count():
+        if rubbish:
+            (staging / "1-dead" / "scan_025650").mkdir(parents=True)
+        with (
+            FaultyDisk(fast, fail(errno.EIO), at=k, calls=(*CHANGES, *READS)) as disk,
+            contextlib.suppress(OutputError),
+        ):
+            Publisher(l1, "l0.zarr", {}, overwrite=False).close()
+        assert len(os.listdir("/proc/self/fd")) == handles, f"call {k}, {disk.names[-1]}: a file stays open"
+        Publisher(l1, "l0.zarr", {}, overwrite=False).close()
+        assert list(staging.iterdir()) == [], f"call {k}, {disk.names[-1]}"
+        shutil.rmtree(l1)
+        if len(disk.names) <= k:
+            break
+    assert k > 20
 
 
 @pytest.fixture(scope="module")

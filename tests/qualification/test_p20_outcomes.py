@@ -84,9 +84,15 @@ def test_every_outcome(tmp_path: Path, figure: Figure) -> None:
                 wrong.append(f"{command[0]}: {outcome}: {found} instead of {code}: {err[-300:]}")
     assert not (tmp_path / "new5.zarr").exists()
     assert not (tmp_path / "watched-new5.zarr").exists()
-    for command in ("run", "watch"):
+    for command, *pace in (("run",), ("watch", "--settle", "0")):
         process = start(
-            tmp_path, command, "good/l0.zarr", f"{command}.zarr", stuck="scan_000002/source/data_5d/c", seconds=600
+            tmp_path,
+            command,
+            "good/l0.zarr",
+            f"{command}.zarr",
+            *pace,
+            stuck="scan_000002/source/data_5d/c",
+            seconds=600,
         )
         until_fault(process)
         process.send_signal(signal.SIGTERM)

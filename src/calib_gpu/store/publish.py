@@ -110,12 +110,16 @@ class Publisher:
         for _ in range(3):
             folder = self.run / "staging" / f"{os.getpid()}-{secrets.token_hex(4)}"
             disk.make_dirs(folder)
-            lock = _lock(folder)
-            if lock is not None and disk.is_dir(folder):
+            lock, kept = _lock(folder), False
+            try:
+                kept = lock is not None and disk.is_dir(folder)
+            finally:
+                if not kept:
+                    disk.remove_tree(folder)
+                    if lock is not None:
+                        system.close(lock)
+            if kept:
                 return folder, lock
-            if lock is not None:
-                system.close(lock)
-            disk.remove_tree(folder)
         disk.make_dirs(folder)
         return folder, None
 
@@ -125,10 +129,12 @@ class Publisher:
             if disk.is_dir(folder) and (lock := _lock(folder)) is not None:
                 # moved first: where locks do not hold across nodes its owner may live, and must not find a part of it
                 dead = folder.with_name(f"left-over-{secrets.token_hex(4)}")
-                with contextlib.suppress(OutputError):
-                    disk.rename(folder, dead)
-                disk.remove_tree(dead)
-                system.close(lock)
+                try:
+                    with contextlib.suppress(OutputError):
+                        disk.rename(folder, dead)
+                    disk.remove_tree(dead)
+                finally:
+                    system.close(lock)
 
     def done(self, scan: ScanId) -> dict[str, Any] | None:
         """Attributes of a published scan, None if there is none.
