@@ -31,7 +31,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import google_crc32c
 import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
@@ -41,6 +40,7 @@ from calib_gpu.bench.plan import ScanPlan
 from calib_gpu.errors import ConfigError
 from calib_gpu.schema import Flag
 from calib_gpu.store import disk
+from calib_gpu.store.codecs import with_crc32c
 
 PIECE: Final = 64 * 1024
 """Samples worked on at a time: 512 KiB of float64; the fastest of the sizes tried."""
@@ -165,13 +165,9 @@ class Output:
             self.encode = lambda data: numcodecs.zstd.compress(data, options["level"], options["checksum"])
         elif names == ["bytes", "blosc", "crc32c"] and options["shuffle"] == "bitshuffle":
             how = options["cname"].encode(), options["clevel"], numcodecs.blosc.BITSHUFFLE, options["blocksize"]
-            self.encode = lambda data: _with_checksum(numcodecs.blosc.compress(data, *how))
+            self.encode = lambda data: with_crc32c(numcodecs.blosc.compress(data, *how))
         else:
             raise ConfigError("the floor does not know these codecs of L1", array=str(folder), value=names)
-
-
-def _with_checksum(data: bytes) -> bytes:
-    return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 class Shard:
@@ -190,7 +186,7 @@ class Shard:
     def close(self) -> int:
         """Write the index; returns the size."""
         raw = self._index.tobytes()
-        self._file.append(_with_checksum(raw))
+        self._file.append(with_crc32c(raw))
         return self._file.close()[0]
 
 
